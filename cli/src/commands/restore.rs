@@ -1,0 +1,91 @@
+//! `walwarden restore`: its flags, and the order of what it does.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{failure::Failure, output::Output, restore::steps};
+
+/// Flags of `walwarden restore`.
+#[derive(Debug, Args, Default, Clone)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct RestoreArguments {
+    /// Manifest hash of the backup (64 hexadecimal digits, `sha256:` may precede).
+    #[arg(long, value_name = "SHA256")]
+    pub manifest: Option<String>,
+    /// Where to restore: postgresql://user@host:5432/dbname. Better kept in WALWARDEN_TARGET: a command line
+    /// is visible to this machine's other users.
+    #[arg(long, value_name = "DSN", hide_possible_values = true)]
+    pub target: Option<String>,
+    /// `new_database`: into a database that does not exist yet; the target names a maintenance database such as
+    /// postgres. `in_place`: over the target's database.
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// Name of the new database; the source's own name where absent.
+    #[arg(long, value_name = "NAME")]
+    pub created_database: Option<String>,
+    /// Required with in_place: the target's objects are dropped before the backup is loaded.
+    #[arg(long)]
+    pub confirm_destructive: bool,
+    /// Parallel jobs of pg_restore; by default the processors, 4 at most. In place, more than 1 gives up that all
+    /// or nothing is restored.
+    #[arg(long, short = 'j', value_name = "N")]
+    pub jobs: Option<String>,
+    /// Afterwards compare every table, sequence and large object with what was backed up.
+    #[arg(long)]
+    pub prove: bool,
+    /// Print what would be done and stop; the token stays unspent.
+    #[arg(long)]
+    pub plan: bool,
+    /// Public keys to trust (PEM); else WALWARDEN_PUBKEY, else the server's.
+    #[arg(long, value_name = "PEM")]
+    pub pubkey: Option<PathBuf>,
+    /// Directory with pg_restore, searched first; may be repeated. Also WALWARDEN_PG_BIN.
+    #[arg(long, value_name = "DIR")]
+    pub pg_bin: Vec<PathBuf>,
+    /// Where the download is kept while the restore runs. Also WALWARDEN_WORK_DIR.
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// Keep the unfinished database and the download of a restore that failed.
+    #[arg(long)]
+    pub keep_failed: bool,
+    /// Refuse a target role that is a superuser: an archive's SQL runs with the target role's rights.
+    #[arg(long)]
+    pub refuse_superuser_target: bool,
+    /// The server; else WALWARDEN_BASE_URL.
+    #[arg(long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Report a restore that completed while the server was unreachable: the file that restore named.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    pub report: Option<PathBuf>,
+    /// Write JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Environment:
+  WALWARDEN_TOKEN     the restore token (required)
+  WALWARDEN_TARGET    the target's connection string
+  WALWARDEN_BASE_URL  the server (WALWARDEN_API_URL is its older name)
+  WALWARDEN_PUBKEY    public keys to trust
+  WALWARDEN_PG_BIN    directories with pg_restore
+  WALWARDEN_WORK_DIR  where the download is kept
+  WALWARDEN_LOG       diagnostic log on stderr, such as `debug`
+  PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE, PGSSLROOTCERT  as libpq reads them
+
+Exit codes:
+  0  restored        1  passing trouble: run it again      2  yours to fix: nothing was done
+  3  failed for good 4  interrupted
+
+The backup's signature, manifest and bytes are verified on this machine before pg_restore reads any of it. The
+archive's SQL comes from the source database and runs with the target role's rights. Credentials and data never
+reach Walwarden; it learns of steps, sizes and counts.";
+
+/// Runs `walwarden restore`.
+pub async fn run(arguments: RestoreArguments, output: &Output) -> Result<(), Failure> {
+    match &arguments.report {
+        Some(file) => crate::restore::later::send(file, output).await,
+        None => steps::run(&arguments, output).await,
+    }
+}

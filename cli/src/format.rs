@@ -1,0 +1,59 @@
+//! Numbers for people: decimal units, thousands apart.
+
+use std::time::Duration;
+
+/// `148.9 MB`
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `48,113,902`
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1 table`, `212 tables`
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// `4.1 s`, `12 min 05 s`
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        assert_eq!([bytes(0), bytes(999), bytes(1000), bytes(148_897_024), bytes(999_999)], ["0 B", "999 B", "1.0 kB", "148.9 MB", "1.0 MB"]);
+        assert_eq!([count(0), count(999), count(1000), count(48_113_902)], ["0", "999", "1,000", "48,113,902"]);
+        assert_eq!(counted(1, "table"), "1 table");
+        assert_eq!(duration(Duration::from_secs(725)), "12 min 05 s");
+    }
+}

@@ -1,0 +1,45 @@
+//! `walwarden`: restores backups on the operator's own machine. It refuses to hand the target's
+//! credentials to anyone but the target, and to run anything it has not verified.
+
+mod commands;
+mod failure;
+mod files;
+mod format;
+mod output;
+mod restore;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{commands::Arguments, failure::Failure, output::Output};
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WALWARDEN_LOG").unwrap_or_else(|_| "off".into()))
+        .init();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let json = std::env::args_os().any(|word| word == "--json");
+            return Output::new(json).fail(&commands::unusable(&error));
+        }
+    };
+    let output = Output::new(arguments.json());
+    // The main thread drives the command: children that die with their parent are tied to this thread.
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("no async runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(arguments.run(&output)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.fail(&failure),
+    }
+}

@@ -1,0 +1,180 @@
+//! What a command says: lines and a progress bar to a person at a terminal, one JSON object a line to
+//! anything else. Warnings and errors go to stderr as `warning:`, `error:` and `hint:` lines.
+
+use std::{
+    io::{IsTerminal, Write},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::{failure::Failure, format};
+
+/// How far the current phase is, for the bar and for heartbeats.
+#[derive(Debug)]
+pub struct Progress {
+    phase: Mutex<(&'static str, Instant)>,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Phase, bytes done, bytes expected, bytes per second.
+    pub fn read(&self) -> (&'static str, u64, u64, u64) {
+        let (phase, since) = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.done.load(Ordering::Relaxed);
+        let rate = done as f64 / since.elapsed().as_secs_f64().max(0.001);
+        (phase, done, self.total.load(Ordering::Relaxed), rate as u64)
+    }
+}
+
+/// Where a command's words go.
+pub struct Output {
+    json: bool,
+    person: bool,
+    bar: Mutex<Option<ProgressBar>>,
+    /// How far the current phase is.
+    pub progress: Arc<Progress>,
+}
+
+impl Output {
+    /// JSON lines if asked for or stdout is no terminal.
+    pub fn new(json: bool) -> Self {
+        let progress = Progress { phase: Mutex::new(("start", Instant::now())), done: 0.into(), total: 0.into() };
+        Self { json, person: !json && std::io::stdout().is_terminal(), bar: Mutex::new(None), progress: Arc::new(progress) }
+    }
+
+    /// Whether a person reads stdout.
+    pub fn is_person(&self) -> bool {
+        self.person
+    }
+
+    /// A line for people; beside JSON lines it goes to stderr, unless only JSON was asked for.
+    pub fn say(&self, line: &str) {
+        if self.person {
+            self.aside(|| print(line));
+        } else if !self.json {
+            self.aside(|| eprint(line));
+        }
+    }
+
+    /// Something to know before it hurts.
+    pub fn warn(&self, line: &str) {
+        self.aside(|| eprint(&format!("warning: {line}")));
+    }
+
+    /// What another program says, as it says it.
+    pub fn quote(&self, line: &str) {
+        self.aside(|| eprint(&format!("  | {}", walwarden_verifier::ids::shown(line))));
+    }
+
+    /// A step: `{"state":…,"at":…,"payload":…}`.
+    pub fn state(&self, state: &str, payload: Value) {
+        let at = walwarden_contract::time::format(jiff::Timestamp::now());
+        self.document(&json!({ "state": state, "at": at, "payload": payload }));
+    }
+
+    /// A JSON line, where JSON is written.
+    pub fn document(&self, value: &Value) {
+        if !self.person {
+            self.aside(|| print(&value.to_string()));
+        }
+    }
+
+    /// Begins a phase of `total` bytes, 0 where that is unknown.
+    pub fn phase(&self, name: &'static str, total: u64) {
+        *self.progress.phase.lock().unwrap_or_else(PoisonError::into_inner) = (name, Instant::now());
+        self.progress.done.store(0, Ordering::Relaxed);
+        self.progress.total.store(total, Ordering::Relaxed);
+        if !self.person {
+            return;
+        }
+        let (bar, template) = if total > 0 {
+            let template = "{prefix:<9} [{bar:20}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta} {msg}";
+            (ProgressBar::new(total), template)
+        } else {
+            (ProgressBar::new_spinner(), "{prefix:<9} {spinner} {elapsed} {msg}")
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("=> "));
+        bar.set_prefix(name);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        self.replace_bar(Some(bar));
+    }
+
+    /// How far the phase is.
+    pub fn advance_to(&self, done: u64) {
+        self.progress.done.store(done, Ordering::Relaxed);
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set_position(done);
+        }
+    }
+
+    /// More bytes done.
+    pub fn advance(&self, bytes: u64) {
+        let done = self.progress.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set_position(done);
+        }
+    }
+
+    /// What the phase is busy with, a few words.
+    pub fn busy(&self, words: &str) {
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set_message(words.to_owned());
+        }
+    }
+
+    /// Ends the phase with what it did.
+    pub fn done(&self, what: &str) {
+        let (phase, since) = *self.progress.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace_bar(None);
+        if self.person {
+            print(&format!("{phase:<9} {what} ({})", format::duration(since.elapsed())));
+        }
+    }
+
+    /// Says why a command failed and gives its exit code.
+    pub fn fail(&self, failure: &Failure) -> std::process::ExitCode {
+        self.replace_bar(None);
+        let code = failure.exit as u8;
+        if self.json {
+            let error = json!({ "code": failure.code, "message": failure.message, "hint": failure.hint });
+            print(&json!({ "error": error, "exitCode": code }).to_string());
+        } else {
+            eprint(&format!("error: {}", failure.message));
+            for line in failure.hint.iter().flat_map(|hint| hint.lines()) {
+                eprint(&format!("hint: {line}"));
+            }
+        }
+        code.into()
+    }
+
+    fn replace_bar(&self, new: Option<ProgressBar>) {
+        let old = std::mem::replace(&mut *self.bar.lock().unwrap_or_else(PoisonError::into_inner), new);
+        if let Some(old) = old {
+            old.finish_and_clear();
+        }
+    }
+
+    fn aside(&self, write: impl FnOnce()) {
+        match &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+// A reader that went away must not end a restore: errors of writing are ignored.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+fn eprint(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

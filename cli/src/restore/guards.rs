@@ -1,0 +1,251 @@
+//! What must hold before anything is asked of anyone: arguments, environment, token. Every refusal
+//! here costs nothing and is exit code 2.
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use walwarden_contract::{
+    dsn::Dsn,
+    secret::Secret,
+    time,
+    token::{self, RestoreMode, RestoreTokenPayload},
+};
+
+use crate::{commands::RestoreArguments, failure::Failure};
+
+/// What the environment says, read once.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `WALWARDEN_TOKEN`: the restore token.
+    pub token: Option<Secret>,
+    /// `WALWARDEN_TARGET`: the target's connection string, where `--target` is not given.
+    pub target: Option<Secret>,
+    /// `WALWARDEN_BASE_URL`, or `WALWARDEN_API_URL`, its older name: the server.
+    pub base_url: Option<String>,
+    /// `WALWARDEN_PUBKEY`: PEM file with the keys to trust.
+    pub pubkey: Option<PathBuf>,
+    /// `WALWARDEN_PG_BIN`: directories with pg_restore, searched first; separated as in PATH.
+    pub pg_bin: Vec<PathBuf>,
+    /// `WALWARDEN_WORK_DIR`: where downloads are kept while a restore runs.
+    pub work_dir: Option<PathBuf>,
+    /// `PATH`
+    pub path: Vec<PathBuf>,
+    /// `PGUSER`
+    pub pg_user: Option<String>,
+    /// `PGPASSWORD`
+    pub pg_password: Option<Secret>,
+    /// `PGSSLMODE`
+    pub pg_sslmode: Option<String>,
+    /// `PGSSLROOTCERT`
+    pub pg_sslrootcert: Option<String>,
+    /// `PGPASSFILE`, else `~/.pgpass`
+    pub pg_passfile: Option<PathBuf>,
+    /// `HOME`
+    pub home: Option<PathBuf>,
+    /// `XDG_CACHE_HOME`
+    pub cache_home: Option<PathBuf>,
+    /// The operating system's user, libpq's default user.
+    pub os_user: Option<String>,
+}
+
+impl Environment {
+    /// Reads the process' environment.
+    pub fn read() -> Self {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let paths = |name: &str| std::env::var_os(name).map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
+        let home: Option<PathBuf> = text("HOME").map(Into::into);
+        Self {
+            token: text("WALWARDEN_TOKEN").map(Secret::new),
+            target: text("WALWARDEN_TARGET").map(Secret::new),
+            base_url: text("WALWARDEN_BASE_URL").or_else(|| text("WALWARDEN_API_URL")),
+            pubkey: text("WALWARDEN_PUBKEY").map(Into::into),
+            pg_bin: paths("WALWARDEN_PG_BIN"),
+            work_dir: text("WALWARDEN_WORK_DIR").map(Into::into),
+            path: paths("PATH"),
+            pg_user: text("PGUSER"),
+            pg_password: text("PGPASSWORD").map(Secret::new),
+            pg_sslmode: text("PGSSLMODE"),
+            pg_sslrootcert: text("PGSSLROOTCERT"),
+            pg_passfile: text("PGPASSFILE").map(Into::into).or_else(|| home.as_ref().map(|h| h.join(".pgpass"))),
+            cache_home: text("XDG_CACHE_HOME").map(Into::into),
+            os_user: text("USER").or_else(|| text("LOGNAME")),
+            home,
+        }
+    }
+}
+
+/// The hosted service.
+const HOSTED: &str = "https://walwarden.com";
+
+/// A restore that may be begun.
+pub struct Request {
+    /// Manifest hash, lower-case hex.
+    pub manifest: String,
+    /// Mode.
+    pub mode: RestoreMode,
+    /// Where to restore.
+    pub target: Dsn,
+    /// `--created-database`
+    pub created_database: Option<String>,
+    /// `--jobs`
+    pub jobs: Option<usize>,
+    /// The token.
+    pub token: Secret,
+    /// What the token says; only the server can tell whether it is genuine.
+    pub claims: RestoreTokenPayload,
+    /// The server.
+    pub base_url: String,
+    /// What is worth a warning.
+    pub warnings: Vec<String>,
+}
+
+/// The server a command talks to: flag, environment, then the hosted service.
+pub fn base_url(arguments: &RestoreArguments, environment: &Environment) -> String {
+    arguments.api_url.clone().or_else(|| environment.base_url.clone()).unwrap_or_else(|| HOSTED.into())
+}
+
+/// Checks everything that can be known on this machine. `resumable` tells whether a session of that
+/// restore is kept here: then the token is spent already, and its expiry says nothing.
+pub fn check(
+    arguments: &RestoreArguments,
+    environment: &Environment,
+    now_seconds: i64,
+    resumable: impl FnOnce(&RestoreTokenPayload) -> bool,
+) -> Result<Request, Failure> {
+    let manifest = manifest(arguments.manifest.as_deref())?;
+    let mode = mode(arguments.mode.as_deref())?;
+    if mode == RestoreMode::InPlace && !arguments.confirm_destructive {
+        let problem = "--mode in_place drops every object of the backup from the target before loading, and --confirm-destructive is not given";
+        return Err(Failure::user("confirmation_missing", problem)
+            .hint("add --confirm-destructive if the target may be overwritten, or use --mode new_database"));
+    }
+    if let Some(name) = &arguments.created_database {
+        created_database(name, mode)?;
+    }
+    let jobs = jobs(arguments.jobs.as_deref())?;
+    let token = environment.token.clone().ok_or_else(|| {
+        Failure::user("token_missing", "WALWARDEN_TOKEN is not set")
+            .hint("issue a restore token for the backup and run its one-liner, which sets WALWARDEN_TOKEN")
+    })?;
+    let claims = claims(&token, &manifest, mode, now_seconds, resumable)?;
+    let mut warnings = Vec::new();
+    let target = target(arguments, environment, mode, &mut warnings)?;
+    let base_url = base_url(arguments, environment);
+    let created_database = arguments.created_database.clone();
+    Ok(Request { manifest, mode, target, created_database, jobs, token, claims, base_url, warnings })
+}
+
+fn manifest(text: Option<&str>) -> Result<String, Failure> {
+    let hint = "it is shown beside the backup, and in the one-liner";
+    let text = text.ok_or_else(|| Failure::user("manifest_missing", "--manifest is missing: which backup to restore").hint(hint))?;
+    let hex = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
+    if !walwarden_verifier::manifest::is_sha256(&hex) {
+        return Err(Failure::user("manifest_invalid", "--manifest is not a manifest hash (64 hexadecimal digits)").hint(hint));
+    }
+    Ok(hex)
+}
+
+fn mode(text: Option<&str>) -> Result<RestoreMode, Failure> {
+    match text {
+        Some("new_database") => Ok(RestoreMode::NewDatabase),
+        Some("in_place") => Ok(RestoreMode::InPlace),
+        Some(_) => Err(Failure::user("mode_invalid", "--mode is neither new_database nor in_place")
+            .hint("new_database touches nothing that exists and is the safe choice")),
+        None => Err(Failure::user("mode_missing", "--mode is missing: new_database or in_place")
+            .hint("new_database touches nothing that exists and is the safe choice")),
+    }
+}
+
+/// Longest name Postgres keeps whole.
+pub const MAX_NAME_BYTES: usize = 63;
+
+fn created_database(name: &str, mode: RestoreMode) -> Result<(), Failure> {
+    if mode == RestoreMode::InPlace {
+        return Err(Failure::user("created_database_in_place", "--created-database has no meaning with --mode in_place, which restores into the database of --target")
+            .hint("leave --created-database out, or use --mode new_database"));
+    }
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if !first || !rest || name.len() > MAX_NAME_BYTES {
+        return Err(Failure::user("created_database_invalid", "--created-database is not a name it accepts")
+            .hint("begin with a letter or underscore; letters, digits, underscores and hyphens follow; 63 at most"));
+    }
+    Ok(())
+}
+
+fn jobs(text: Option<&str>) -> Result<Option<usize>, Failure> {
+    match text.map(str::parse::<usize>) {
+        None => Ok(None),
+        Some(Ok(jobs)) if (1..=64).contains(&jobs) => Ok(Some(jobs)),
+        Some(_) => Err(Failure::user("jobs_invalid", "--jobs is not a number from 1 to 64").hint("leave it out to use this machine's processors, 4 at most")),
+    }
+}
+
+fn claims(
+    token: &Secret,
+    manifest: &str,
+    mode: RestoreMode,
+    now_seconds: i64,
+    resumable: impl FnOnce(&RestoreTokenPayload) -> bool,
+) -> Result<RestoreTokenPayload, Failure> {
+    let claims = token::split(token.expose().trim())
+        .map_err(|_| {
+            Failure::user("token_malformed", "WALWARDEN_TOKEN does not hold a restore token")
+                .hint("copy the whole one-liner; API keys are no restore tokens")
+        })?
+        .payload;
+    if claims.manifest_hash != manifest {
+        return Err(Failure::user("manifest_mismatch", "the restore token is for another backup than --manifest names")
+            .hint(format!("this token is for --manifest {}", walwarden_verifier::ids::shown(&claims.manifest_hash))));
+    }
+    if claims.mode != mode {
+        return Err(Failure::user("mode_mismatch", format!("the restore token was issued for --mode {}", claims.mode.as_str()))
+            .hint("use that mode, or issue a token for the other"));
+    }
+    if claims.exp <= now_seconds && !resumable(&claims) {
+        let at = time::format_ms(claims.exp.saturating_mul(1000));
+        return Err(Failure::user("token_expired", format!("the restore token expired at {at}"))
+            .hint("issue a new one for the same backup; check this machine's clock if that is in the future"));
+    }
+    Ok(claims)
+}
+
+fn target(
+    arguments: &RestoreArguments,
+    environment: &Environment,
+    mode: RestoreMode,
+    warnings: &mut Vec<String>,
+) -> Result<Dsn, Failure> {
+    let given = arguments.target.clone().map(Secret::new);
+    let from_flag = given.is_some();
+    let text = match given.or_else(|| environment.target.clone()) {
+        Some(text) => text,
+        None if std::io::stdin().is_terminal() && !arguments.json => super::target::prompt::hidden("target connection string: ")?,
+        None => {
+            return Err(Failure::user("target_missing", "no target: --target is not given and WALWARDEN_TARGET is not set")
+                .hint("set WALWARDEN_TARGET to postgresql://user@host:5432/dbname; the password may come from PGPASSWORD"));
+        }
+    };
+    let mut dsn = Dsn::parse(text.expose()).map_err(|error| {
+        Failure::user("target_invalid", format!("the target connection string is refused: {}", error.problem)).hint(error.hint)
+    })?;
+    dsn.refuse_transaction_pooler().map_err(|error| {
+        Failure::user("target_pooled", format!("the target connection string is refused: {}", error.problem))
+            .hint("a restore needs sessions of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same host; Neon: the host without -pooler)")
+    })?;
+    if mode == RestoreMode::InPlace && dsn.dbname.is_none() {
+        return Err(Failure::user("target_database_missing", "the target connection string names no database, and in_place overwrites one")
+            .hint("end it with the database to overwrite: postgresql://user@host:5432/dbname"));
+    }
+    if dsn.sslmode.is_none() && let Some(mode) = &environment.pg_sslmode {
+        let with = Dsn::parse(&format!("host=h sslmode={}", walwarden_contract::quote::conninfo(mode)));
+        dsn.sslmode = with.map_err(|error| Failure::user("sslmode_invalid", format!("PGSSLMODE: {}", error.problem)).hint(error.hint))?.sslmode;
+    }
+    dsn.sslrootcert = dsn.sslrootcert.take().or_else(|| environment.pg_sslrootcert.clone());
+    if from_flag && dsn.password.is_some() {
+        warnings.push("the password in --target is visible in this machine's process list while the command runs; WALWARDEN_TARGET or PGPASSWORD are not".into());
+    }
+    for key in &dsn.ignored {
+        warnings.push(format!("{key} in the target connection string means nothing to Postgres and is ignored"));
+    }
+    Ok(dsn)
+}

@@ -1,0 +1,17 @@
+//! A restore: checked, planned, downloaded, verified, run by stock pg_restore, proven.
+
+pub mod artifact;
+pub mod database;
+pub mod download;
+pub mod engine;
+pub mod evidence;
+pub mod guards;
+pub mod later;
+pub mod plan;
+pub mod programs;
+pub mod prove;
+pub mod session;
+pub mod steps;
+pub mod target;
+pub mod watch;
+pub mod workspace;

@@ -1,0 +1,109 @@
+//! Roles a backup refers to, and whether the target has them and the restoring role may act as them.
+
+use std::collections::BTreeMap;
+
+use walwarden_contract::quote;
+use walwarden_verifier::{annex::Annex, ids::shown};
+
+use super::{Refusal, acl};
+use crate::restore::target::facts::Facts;
+
+/// What a role is needed for.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Uses {
+    owned: u64,
+    grants: u64,
+    policies: u64,
+    database: u64,
+}
+
+impl Uses {
+    fn words(&self) -> String {
+        let parts = [(self.owned, "owns"), (self.grants, "is granted rights on"), (self.policies, "is named by policies of"), (self.database, "is named by properties of the database:")];
+        let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, verb)| format!("{verb} {}", crate::format::counted(*count, "object"))).collect();
+        parts.join(", ")
+    }
+}
+
+fn uses(annex: &Annex, database_properties: bool) -> BTreeMap<String, Uses> {
+    let mut roles: BTreeMap<String, Uses> = BTreeMap::new();
+    let mut note = |name: &str, count: fn(&mut Uses) -> &mut u64| {
+        if !name.is_empty() && !name.eq_ignore_ascii_case("public") {
+            *count(roles.entry(name.to_owned()).or_default()) += 1;
+        }
+    };
+    for entry in annex.entries.iter().filter(|entry| database_properties || !super::is_database_level(entry)) {
+        note(&entry.owner, |uses| &mut uses.owned);
+        for item in entry.acl.iter().flatten().filter_map(|item| acl::parse(item)) {
+            note(&item.grantee, |uses| &mut uses.grants);
+            note(&item.grantor, |uses| &mut uses.grants);
+        }
+        for role in &entry.policy_roles {
+            note(role, |uses| &mut uses.policies);
+        }
+    }
+    if database_properties {
+        note(&annex.database.owner, |uses| &mut uses.database);
+        for item in annex.database.acl.iter().flatten().filter_map(|item| acl::parse(item)) {
+            note(&item.grantee, |uses| &mut uses.database);
+        }
+        for setting in &annex.database.role_settings {
+            note(&setting.role, |uses| &mut uses.database);
+        }
+    }
+    roles
+}
+
+/// Roles that stand in the way, and what is only worth knowing.
+pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mut Vec<String>) -> Vec<Refusal> {
+    let needed = uses(annex, database_properties);
+    let mut refusals = Vec::new();
+    for (name, uses) in &needed {
+        match facts.roles.get(name) {
+            None if name.starts_with("pg_") => refusals.push(Refusal::new(
+                "role_missing",
+                format!("the predefined role \"{}\" ({}) does not exist in Postgres {}", shown(name), uses.words(), facts.major()),
+                "restore into a server of the source's version",
+            )),
+            None => refusals.push(Refusal::new(
+                "role_missing",
+                format!("the role \"{}\" does not exist on the target; it {}", shown(name), uses.words()),
+                format!("CREATE ROLE {} NOLOGIN;", shown(&quote::ident(name))),
+            )),
+            Some(false) if !facts.superuser && uses.owned > 0 && !name.starts_with("pg_") => refusals.push(Refusal::new(
+                "owner_not_settable",
+                format!("the role \"{}\" {}, and \"{}\" may not act as it", shown(name), uses.words(), shown(&facts.role)),
+                format!("GRANT {} TO {};", shown(&quote::ident(name)), shown(&quote::ident(&facts.role))),
+            )),
+            Some(_) => {}
+        }
+    }
+    if !facts.superuser {
+        refusals.extend(foreign_grants(annex, facts));
+    }
+    let unneeded: Vec<&str> = annex.roles.iter().map(|role| role.name.as_str()).filter(|name| !needed.contains_key(*name) && !facts.roles.contains_key(*name)).collect();
+    if !unneeded.is_empty() {
+        let names: Vec<String> = unneeded.iter().map(|name| format!("\"{}\"", shown(name))).collect();
+        notes.push(format!("roles of the source that no object needs are not on the target: {}", names.join(", ")));
+    }
+    refusals
+}
+
+/// A grant by another than the owner is restored under SET SESSION AUTHORIZATION, which only superusers may.
+fn foreign_grants(annex: &Annex, facts: &Facts) -> Option<Refusal> {
+    let foreign = |entry: &&walwarden_verifier::annex::Entry| {
+        let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item));
+        !super::is_database_level(entry) && items.into_iter().any(|item| item.grantor != entry.owner && item.grantor != facts.role)
+    };
+    let objects: Vec<String> = annex.entries.iter().filter(foreign).map(super::entry_name).collect();
+    let first = objects.first()?;
+    let others = match objects.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    Some(Refusal::new(
+        "grants_by_others",
+        format!("rights on {first}{others} were granted by another role than the owner, which only a superuser can restore"),
+        "restore as a superuser",
+    ))
+}

@@ -1,0 +1,309 @@
+//! Reading the restored database in one snapshot, over a few connections.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::join_all};
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
+use walwarden_contract::{quote, token::RestoreMode};
+use walwarden_verifier::{
+    annex::Annex,
+    archive::{ROW_KEY_BYTES, RowHasher, RowKey, RowSum},
+    ids::shown,
+};
+
+use super::{
+    Outcome,
+    units::{self, Catalogue, Unit},
+};
+use crate::{
+    failure::Failure,
+    output::Output,
+    restore::{
+        database::failed,
+        target::{Target, facts},
+    },
+};
+
+const SLICE_BYTES: i32 = 1 << 20;
+const SEQUENCES_AT_ONCE: usize = 100;
+
+/// Settings that decide how values are written; those of the dumping session that are recorded and in this list apply.
+const RECORDED: [&str; 4] = ["TimeZone", "bytea_output", "lc_monetary", "xmlbinary"];
+/// pg_dump sets these itself.
+const FIXED: [(&str, &str); 8] = [
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("search_path", ""),
+];
+
+/// Compares everything in `database` with the annex.
+pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &Annex, connections: usize, output: &Output) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::default();
+    let key: RowKey = match hex::decode(&annex.header.row_key).ok().and_then(|key| <[u8; ROW_KEY_BYTES]>::try_from(key).ok()) {
+        Some(key) => key,
+        None => {
+            outcome.not_proven.push(("everything".into(), "the annex holds no row key".into()));
+            outcome.not_compared = annex.tables.len() as u64;
+            return Ok(outcome);
+        }
+    };
+    let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
+    let first = open(target, database, annex, None).await?;
+    let snapshot: String = first.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(broke)?.get(0);
+    let catalogue = Catalogue::read(&first, annex).await.map_err(broke)?;
+
+    let mut divided = units::divide(annex, &catalogue);
+    divided.due.sort_by_key(|unit| std::cmp::Reverse(unit.bytes));
+    outcome.different.append(&mut divided.different);
+    for (name, why, tables) in divided.not_proven.drain(..) {
+        outcome.not_proven.push((name, why));
+        outcome.not_compared += tables;
+    }
+    let connections = connections.min(divided.due.len()).max(1);
+    let queue = Arc::new(Mutex::new(VecDeque::from(divided.due)));
+    let read_bytes = Arc::new(AtomicU64::new(0));
+    let mut workers = Vec::new();
+    for _ in 1..connections {
+        let client = open(target, database, annex, Some(&snapshot)).await?;
+        workers.push(tokio::spawn(tables(Arc::new(client), key, queue.clone(), read_bytes.clone())));
+    }
+    let first = Arc::new(first);
+    workers.push(tokio::spawn(tables(first.clone(), key, queue, read_bytes.clone())));
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    let mut all = pin!(join_all(workers));
+    let found = loop {
+        tokio::select! {
+            found = &mut all => break found,
+            _ = ticks.tick() => output.advance_to(read_bytes.load(Ordering::Relaxed)),
+        }
+    };
+    for worker in found {
+        let worker = worker.map_err(|error| Failure::internal(format!("a comparison ended: {error}")))?;
+        for (unit, result) in worker {
+            judge(&unit, result.map_err(broke)?, &mut outcome);
+        }
+    }
+    output.busy("sequences, large objects");
+    extra_tables(&first, mode, annex, &mut outcome).await.map_err(broke)?;
+    sequences(&first, annex, &catalogue, &mut outcome).await.map_err(broke)?;
+    large_objects(&first, mode, annex, &key, &mut outcome).await.map_err(broke)?;
+    first.batch_execute("COMMIT").await.map_err(broke)?;
+    outcome.recomputed = annex
+        .entries
+        .iter()
+        .filter(|entry| entry.kind == "MATERIALIZED VIEW DATA")
+        .map(|entry| shown(&format!("{}.{}", entry.schema, entry.name)))
+        .collect();
+    outcome.different.sort();
+    Ok(outcome)
+}
+
+async fn open(target: &Target, database: &str, annex: &Annex, snapshot: Option<&str>) -> Result<Client, Failure> {
+    let client = target.connect(database, "walwarden proof").await?;
+    let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
+    for (name, value) in FIXED {
+        client.query("SELECT set_config($1, $2, false)", &[&name, &value]).await.map_err(broke)?;
+    }
+    for setting in &annex.settings {
+        if let Some(name) = RECORDED.iter().find(|name| name.eq_ignore_ascii_case(&setting.name)) {
+            client.query("SELECT set_config($1, $2, false)", &[name, &setting.value]).await.map_err(broke)?;
+        }
+    }
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broke)?;
+    if let Some(snapshot) = snapshot {
+        client.batch_execute(&format!("SET TRANSACTION SNAPSHOT {}", quote::literal(snapshot))).await.map_err(broke)?;
+    }
+    Ok(client)
+}
+
+/// What reading gave: a sum, or why it could not be read.
+type Read = Result<Result<RowSum, String>, tokio_postgres::Error>;
+
+async fn tables(client: Arc<Client>, key: RowKey, queue: Arc<Mutex<VecDeque<Unit>>>, read_bytes: Arc<AtomicU64>) -> Vec<(Unit, Read)> {
+    let mut done = Vec::new();
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let Some(unit) = next else { return done };
+        let read = table(&client, &unit, &key, &read_bytes).await;
+        let broken = read.is_err();
+        done.push((unit, read));
+        if broken {
+            return done;
+        }
+    }
+}
+
+async fn table(client: &Client, unit: &Unit, key: &RowKey, read_bytes: &AtomicU64) -> Read {
+    client.batch_execute("SAVEPOINT unit").await?;
+    let sum = async {
+        let mut rows = pin!(client.copy_out(&unit.copy).await?);
+        let mut hasher = RowHasher::new(key);
+        while let Some(chunk) = rows.next().await {
+            let chunk = chunk?;
+            hasher.write(&chunk);
+            read_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
+        Ok::<_, tokio_postgres::Error>(hasher.finish())
+    };
+    match sum.await {
+        Ok(sum) => {
+            client.batch_execute("RELEASE SAVEPOINT unit").await?;
+            Ok(Ok(sum))
+        }
+        Err(error) => match error.as_db_error() {
+            Some(db) => {
+                let why = shown(db.message());
+                client.batch_execute("ROLLBACK TO SAVEPOINT unit").await?;
+                Ok(Err(why))
+            }
+            None => Err(error),
+        },
+    }
+}
+
+fn judge(unit: &Unit, read: Result<RowSum, String>, outcome: &mut Outcome) {
+    match read {
+        Err(why) => {
+            outcome.not_proven.push((unit.name.clone(), why));
+            outcome.not_compared += unit.tables;
+        }
+        Ok(sum) => {
+            outcome.tables += unit.tables;
+            outcome.rows += sum.rows;
+            if sum.rows != unit.rows {
+                outcome.different.push((unit.name.clone(), format!("{} rows instead of {}", crate::format::count(sum.rows), crate::format::count(unit.rows))));
+            } else if sum.digest() != unit.digest {
+                outcome.different.push((unit.name.clone(), format!("{} rows as expected, but not the same ones (row digest)", crate::format::count(sum.rows))));
+            }
+        }
+    }
+}
+
+/// A new database has no other tables than the backup's.
+async fn extra_tables(client: &Client, mode: RestoreMode, annex: &Annex, outcome: &mut Outcome) -> Result<(), tokio_postgres::Error> {
+    if mode == RestoreMode::InPlace {
+        return Ok(());
+    }
+    let known: BTreeSet<(&str, &str)> = annex
+        .entries
+        .iter()
+        .filter(|entry| ["TABLE", "FOREIGN TABLE"].contains(&entry.kind.as_str()))
+        .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
+        .collect();
+    for table in facts::existing_tables(client).await? {
+        if !known.contains(&(table.schema.as_str(), table.name.as_str())) {
+            outcome.different.push((shown(&format!("{}.{}", table.schema, table.name)), "is not in the backup".into()));
+        }
+    }
+    Ok(())
+}
+
+async fn sequences(client: &Client, annex: &Annex, catalogue: &Catalogue, outcome: &mut Outcome) -> Result<(), tokio_postgres::Error> {
+    let label = |schema: &str, name: &str| format!("sequence {}", shown(&format!("{schema}.{name}")));
+    let (there, missing): (Vec<_>, Vec<_>) = annex.sequences.iter().partition(|sequence| {
+        catalogue.relations.get(&(sequence.schema.clone(), sequence.name.clone())).is_some_and(|relation| relation.kind == "S")
+    });
+    outcome.different.extend(missing.iter().map(|sequence| (label(&sequence.schema, &sequence.name), "is missing".into())));
+    for batch in there.chunks(SEQUENCES_AT_ONCE) {
+        let select = |at: usize| {
+            let sequence = batch[at];
+            format!("SELECT {at}::int4, last_value::text, is_called FROM {}", quote::qualified(&sequence.schema, &sequence.name))
+        };
+        let all: Vec<String> = (0..batch.len()).map(select).collect();
+        client.batch_execute("SAVEPOINT sequences").await?;
+        let mut rows = client.query(&all.join(" UNION ALL "), &[]).await;
+        let mut unreadable = Vec::new();
+        if rows.as_ref().is_err_and(|error| error.as_db_error().is_some()) {
+            // One of them may not be read: each by itself tells which.
+            client.batch_execute("ROLLBACK TO SAVEPOINT sequences").await?;
+            let mut each = Vec::new();
+            for (at, query) in all.iter().enumerate() {
+                match client.query_one(query, &[]).await {
+                    Ok(row) => each.push(row),
+                    Err(error) => {
+                        let Some(db) = error.as_db_error() else { return Err(error) };
+                        unreadable.push((at, shown(db.message())));
+                        client.batch_execute("ROLLBACK TO SAVEPOINT sequences").await?;
+                    }
+                }
+            }
+            rows = Ok(each);
+        }
+        for (at, why) in unreadable {
+            outcome.not_proven.push((label(&batch[at].schema, &batch[at].name), why));
+            outcome.not_compared += 1;
+        }
+        for row in rows? {
+            let sequence = batch[row.get::<_, i32>(0) as usize];
+            let (last_value, is_called): (String, bool) = (row.get(1), row.get(2));
+            outcome.sequences += 1;
+            if last_value != sequence.last_value || is_called != sequence.is_called {
+                let position = |value: &str, called: bool| format!("{}{}", shown(value), if called { "" } else { " (not yet used)" });
+                outcome.different.push((label(&sequence.schema, &sequence.name), format!("is at {} instead of {}", position(&last_value, is_called), position(&sequence.last_value, sequence.is_called))));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn large_objects(client: &Client, mode: RestoreMode, annex: &Annex, key: &RowKey, outcome: &mut Outcome) -> Result<(), tokio_postgres::Error> {
+    let mut there: BTreeMap<u32, ()> = client.query("SELECT oid FROM pg_largeobject_metadata", &[]).await?.iter().map(|row| (row.get(0), ())).collect();
+    for object in &annex.large_objects {
+        let label = format!("large object {}", object.oid);
+        if there.remove(&object.oid).is_none() {
+            outcome.different.push((label, "is missing".into()));
+            continue;
+        }
+        client.batch_execute("SAVEPOINT object").await?;
+        let mut hash = Sha256::new_with_prefix(key);
+        let mut size: u64 = 0;
+        let unreadable = loop {
+            let from = i64::try_from(size).unwrap_or(i64::MAX);
+            match client.query_one("SELECT lo_get($1, $2, $3)", &[&object.oid, &from, &SLICE_BYTES]).await {
+                Ok(row) => {
+                    let slice: &[u8] = row.get(0);
+                    hash.update(slice);
+                    size += slice.len() as u64;
+                    if slice.len() < SLICE_BYTES as usize {
+                        break None;
+                    }
+                }
+                Err(error) => {
+                    let Some(db) = error.as_db_error() else { return Err(error) };
+                    let why = shown(db.message());
+                    client.batch_execute("ROLLBACK TO SAVEPOINT object").await?;
+                    break Some(why);
+                }
+            }
+        };
+        if let Some(why) = unreadable {
+            outcome.not_proven.push((label, why));
+            outcome.not_compared += 1;
+            continue;
+        }
+        outcome.large_objects += 1;
+        if size != object.size {
+            outcome.different.push((label, format!("has {size} bytes instead of {}", object.size)));
+        } else if hex::encode(hash.finalize()) != object.digest {
+            outcome.different.push((label, "has other content".into()));
+        }
+    }
+    if mode == RestoreMode::NewDatabase {
+        outcome.different.extend(there.into_keys().map(|oid| (format!("large object {oid}"), "is not in the backup".into())));
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! Telling the control plane how far the restore is. It never holds the restore up: steps are sent in
+//! order by a task of their own, and when they cannot be, the restore goes on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle, time};
+use walwarden_client::{ClientError, RetryPolicy, worker::JobSession};
+use walwarden_contract::worker::{
+    Finish, HEARTBEAT_SECONDS, Heartbeat, HeartbeatAction, JobStatus, Transition,
+};
+
+use crate::{output::Progress, stop::Stop};
+
+/// Longest wait for steps that are still to be sent when a restore is over.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Sends steps and signs of life of one restore.
+pub struct Reporter {
+    session: JobSession,
+    steps: mpsc::UnboundedSender<Transition>,
+    sending: JoinHandle<()>,
+    beating: JoinHandle<()>,
+}
+
+impl Reporter {
+    /// Starts reporting. A cancelled job asks `stop`.
+    pub fn start(session: JobSession, progress: Arc<Progress>, stop: Stop) -> Self {
+        let (steps, queue) = mpsc::unbounded_channel();
+        let sending = tokio::spawn(send(session.clone(), queue, stop.clone()));
+        let beating = tokio::spawn(beat(session.with_retry(RetryPolicy::ONCE), progress, stop));
+        Self { session, steps, sending, beating }
+    }
+
+    /// Reports a step, some time soon.
+    pub fn step(&self, step: Transition) {
+        let _ = self.steps.send(step);
+    }
+
+    /// Reports a last step and waits a while for it to arrive.
+    pub async fn end_with(self, last: Option<Transition>) {
+        if let Some(last) = last {
+            self.step(last);
+        }
+        self.drain().await;
+    }
+
+    /// Reports the result. `Err` where it did not arrive, or was refused.
+    pub async fn finish(self, finish: &Finish) -> Result<JobStatus, ClientError> {
+        let session = self.session.clone();
+        self.drain().await;
+        session.finish(finish).await
+    }
+
+    async fn drain(self) {
+        let Self { steps, mut sending, beating, .. } = self;
+        drop(steps);
+        beating.abort();
+        if time::timeout(DRAIN, &mut sending).await.is_err() {
+            sending.abort();
+        }
+    }
+}
+
+async fn send(session: JobSession, mut queue: mpsc::UnboundedReceiver<Transition>, stop: Stop) {
+    while let Some(step) = queue.recv().await {
+        match session.transition(&step).await {
+            Ok(status) if status.state == "cancelled" => stop.cancel(),
+            Ok(_) => {}
+            // A step the server already has, or one that a watchdog made moot: the result is what counts.
+            Err(error) => tracing::debug!(%error, "a step was not taken"),
+        }
+    }
+}
+
+async fn beat(session: JobSession, progress: Arc<Progress>, stop: Stop) {
+    let mut every = time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
+    every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let (phase, bytes, total, bytes_per_second) = progress.read();
+        let total_bytes = (total > 0).then_some(total);
+        let heartbeat = Heartbeat { phase: phase.into(), bytes, total_bytes, bytes_per_second };
+        match session.heartbeat(&heartbeat).await {
+            Ok(answer) if answer.action == HeartbeatAction::Cancel => stop.cancel(),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a heartbeat did not arrive"),
+        }
+    }
+}

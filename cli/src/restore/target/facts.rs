@@ -1,0 +1,239 @@
+//! What the target is: asked once, before anything is spent.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::{Client, error::SqlState};
+use walwarden_contract::quote;
+use walwarden_verifier::annex::{Database, Setting};
+
+use crate::failure::Failure;
+
+/// An extension the target offers.
+#[derive(Debug, Clone, Default)]
+pub struct OfferedExtension {
+    /// Version CREATE EXTENSION makes.
+    pub default_version: String,
+    /// Whether only a superuser may create it.
+    pub superuser_only: bool,
+}
+
+/// A table the target database has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExistingTable {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// Whether the restoring role has its owner's rights.
+    pub ours: bool,
+}
+
+/// The target as the restoring role sees it.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// `server_version`
+    pub version: String,
+    /// `server_version_num`
+    pub version_num: u32,
+    /// The restoring role.
+    pub role: String,
+    /// SUPERUSER
+    pub superuser: bool,
+    /// CREATEDB
+    pub create_db: bool,
+    /// `pg_create_subscription` or superuser.
+    pub may_subscribe: bool,
+    /// In recovery or read-only.
+    pub read_only: bool,
+    /// Encoding of the connected database.
+    pub encoding: String,
+    /// Roles, and whether the restoring role may make each an owner.
+    pub roles: BTreeMap<String, bool>,
+    /// Extensions offered.
+    pub extensions: BTreeMap<String, OfferedExtension>,
+    /// Databases.
+    pub databases: Vec<String>,
+    /// Tablespaces.
+    pub tablespaces: Vec<String>,
+    /// User tables of the connected database.
+    pub tables: Vec<ExistingTable>,
+    /// Other sessions in the connected database.
+    pub other_sessions: i64,
+    /// Why the source's locale cannot be had, if so.
+    pub locale_problem: Option<String>,
+    /// Settings of the source database that this role cannot make, with the reason.
+    pub setting_problems: Vec<(String, String)>,
+    /// Whether the source's `lc_monetary` is known here.
+    pub lc_monetary_known: bool,
+}
+
+impl Facts {
+    /// The major version.
+    pub fn major(&self) -> u32 {
+        self.version_num / 10_000
+    }
+
+    /// Asks the target; `database` and `settings` are the source's.
+    pub async fn read(client: &Client, database: &Database, settings: &[Setting]) -> Result<Self, Failure> {
+        let mut facts = Self::basics(client).await.map_err(query_failed)?;
+        facts.lists(client).await.map_err(query_failed)?;
+        facts.locale_problem = locale_problem(client, &facts, database).await;
+        facts.setting_problems = setting_problems(client, &database.settings).await.map_err(query_failed)?;
+        let monetary = settings.iter().find(|setting| setting.name == "lc_monetary");
+        facts.lc_monetary_known = match monetary {
+            None => true,
+            Some(setting) => trial(client, "SELECT set_config('lc_monetary', $1, true)", &[&setting.value]).await.is_none(),
+        };
+        Ok(facts)
+    }
+
+    async fn basics(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let row = client
+            .query_one(
+                "SELECT current_setting('server_version'), current_setting('server_version_num')::int4, current_user::text,
+                        rolsuper, rolsuper OR rolcreatedb,
+                        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+                        pg_encoding_to_char(encoding)::text,
+                        (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND pid <> pg_backend_pid()
+                          AND backend_type = 'client backend')
+                   FROM pg_roles, pg_database d WHERE rolname = current_user AND datname = current_database()",
+                &[],
+            )
+            .await?;
+        Ok(Self {
+            version: row.get(0),
+            version_num: row.get::<_, i32>(1).cast_unsigned(),
+            role: row.get(2),
+            superuser: row.get(3),
+            create_db: row.get(4),
+            may_subscribe: row.get(3),
+            read_only: row.get(5),
+            encoding: row.get(6),
+            other_sessions: row.get(7),
+            ..Self::default()
+        })
+    }
+
+    async fn lists(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        // From 16 on a membership may leave out the right to act as the role.
+        let right = if self.major() >= 16 { "SET" } else { "MEMBER" };
+        let roles = format!("SELECT rolname::text, pg_has_role(current_user, oid, '{right}') FROM pg_roles");
+        self.roles = client.query(&roles, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        self.may_subscribe |= self.roles.get("pg_create_subscription").copied().unwrap_or(false);
+        let extensions = "SELECT e.name::text, e.default_version, coalesce(v.superuser AND NOT v.trusted, false)
+                            FROM pg_available_extensions e
+                            LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version
+                           WHERE e.default_version IS NOT NULL";
+        for row in client.query(extensions, &[]).await? {
+            let offered = OfferedExtension { default_version: row.get(1), superuser_only: row.get(2) };
+            self.extensions.insert(row.get(0), offered);
+        }
+        self.databases = texts(client, "SELECT datname::text FROM pg_database").await?;
+        self.tablespaces = texts(client, "SELECT spcname::text FROM pg_tablespace").await?;
+        self.tables = existing_tables(client).await?;
+        Ok(())
+    }
+}
+
+/// Tables a user made in the connected database: not the system's, not an extension's.
+pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT n.nspname::text, c.relname::text, pg_has_role(current_user, c.relowner, 'USAGE')
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+                AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                                 AND d.deptype = 'e')
+              ORDER BY 1, 2",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| ExistingTable { schema: row.get(0), name: row.get(1), ours: row.get(2) }).collect())
+}
+
+async fn texts(client: &Client, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    Ok(client.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Runs a statement in a transaction that is rolled back; the error, if it fails.
+async fn trial(
+    client: &Client,
+    statement: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Option<tokio_postgres::Error> {
+    if let Err(error) = client.batch_execute("BEGIN").await {
+        return Some(error);
+    }
+    let error = match parameters {
+        [] => client.batch_execute(statement).await.err(),
+        some => client.query(statement, some).await.err(),
+    };
+    let _ = client.batch_execute("ROLLBACK").await;
+    error
+}
+
+/// A temporary collation is the one way to ask a server whether it knows a locale.
+async fn locale_problem(client: &Client, facts: &Facts, database: &Database) -> Option<String> {
+    if !matches!(database.locale_provider.as_str(), "c" | "i" | "b") {
+        return Some(format!("locale provider {:?} is not known here", database.locale_provider));
+    }
+    let provider_since = match database.locale_provider.as_str() {
+        "i" => 15,
+        "b" => 17,
+        _ => 0,
+    };
+    if facts.major() < provider_since {
+        return Some(format!("the source's locale provider needs Postgres {provider_since} or later"));
+    }
+    let mut probes = vec![format!(
+        "CREATE COLLATION pg_temp.walwarden_probe (provider = libc, lc_collate = {}, lc_ctype = {})",
+        quote::literal(&database.collate),
+        quote::literal(&database.ctype)
+    )];
+    let locale = database.locale.as_deref().unwrap_or_default();
+    match database.locale_provider.as_str() {
+        "i" => {
+            let rules = database.icu_rules.as_deref().map(|r| format!(", rules = {}", quote::literal(r))).unwrap_or_default();
+            probes.push(format!("CREATE COLLATION pg_temp.walwarden_probe (provider = icu, locale = {}{rules})", quote::literal(locale)));
+        }
+        "b" => probes.push(format!("CREATE COLLATION pg_temp.walwarden_probe (provider = builtin, locale = {})", quote::literal(locale))),
+        _ => {}
+    }
+    for probe in probes {
+        // Only what says that the locale is not there counts: the probe may fail for other reasons, such as another
+        // encoding of the connected database, and CREATE DATABASE then has the last word.
+        if let Some(db) = trial(client, &probe, &[]).await.as_ref().and_then(tokio_postgres::Error::as_db_error)
+            && facts.encoding == database.encoding
+            && [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_FILE, SqlState::FEATURE_NOT_SUPPORTED, SqlState::WRONG_OBJECT_TYPE, SqlState::UNDEFINED_OBJECT]
+                .contains(db.code())
+        {
+            return Some(walwarden_verifier::ids::shown(db.message()));
+        }
+    }
+    None
+}
+
+async fn setting_problems(client: &Client, settings: &[Setting]) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+    let mut problems = Vec::new();
+    for setting in settings {
+        let error = trial(client, "SELECT set_config($1, $2, true)", &[&setting.name, &setting.value]).await;
+        let Some(error) = error else { continue };
+        let Some(db) = error.as_db_error() else { return Err(error) };
+        // Some settings can be stored for a database and yet not be changed in a session.
+        let stored_only = db.code() == &SqlState::CANT_CHANGE_RUNTIME_PARAM;
+        // A transaction that already ran cannot change these; ALTER DATABASE can.
+        let transaction_bound = db.code() == &SqlState::ACTIVE_SQL_TRANSACTION;
+        if !stored_only && !transaction_bound {
+            problems.push((setting.name.clone(), db.message().to_owned()));
+        }
+    }
+    Ok(problems)
+}
+
+/// A catalogue query that failed before anything was spent.
+pub fn query_failed(error: tokio_postgres::Error) -> Failure {
+    let said = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
+    Failure::user("target_query_failed", format!("the target did not answer a question about itself: {}", walwarden_verifier::ids::shown(&said)))
+        .hint("check that the connection is direct, and that the role may read the system catalogues")
+}

@@ -1,0 +1,110 @@
+//! The private directory of one restore: session secret, evidence, download. What is kept here lets an
+//! interrupted restore go on.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use walwarden_client::worker::SessionSecret;
+
+use super::guards::Environment;
+use crate::{failure::Failure, files};
+
+/// `<work>/<restoreId>/`
+pub struct Workspace {
+    directory: PathBuf,
+    _lock: File,
+}
+
+/// Where workspaces are: `--work-dir`, `WALWARDEN_WORK_DIR`, else the user's cache.
+pub fn base(flag: Option<&Path>, environment: &Environment) -> PathBuf {
+    let named = flag.map(Path::to_owned).or_else(|| environment.work_dir.clone());
+    let cache = || {
+        let cache = environment.cache_home.clone().or_else(|| environment.home.as_ref().map(|home| home.join(".cache")));
+        cache.map(|cache| cache.join("walwarden"))
+    };
+    named.or_else(cache).unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("walwarden-{}", rustix::process::geteuid().as_raw()))
+    })
+}
+
+/// Whether a claimed session of this restore is kept below `base`.
+pub fn is_resumable(base: &Path, restore_id: &str) -> bool {
+    base.join(restore_id).join(CLAIMED).is_file()
+}
+
+const SESSION: &str = "session";
+const CLAIMED: &str = "claimed";
+
+impl Workspace {
+    /// Opens or creates the directory of a restore; one process at a time.
+    pub fn open(base: &Path, restore_id: &str) -> Result<Self, Failure> {
+        let directory = base.join(restore_id);
+        files::private_directory(&directory).map_err(|error| Failure::file("create", &directory, &error))?;
+        let private = files::is_private(&directory).map_err(|error| Failure::file("look at", &directory, &error))?;
+        if !private {
+            return Err(Failure::user("work_dir_not_private", format!("{} can be read or written by others", directory.display()))
+                .hint("remove it, or name another directory with --work-dir"));
+        }
+        let path = directory.join("lock");
+        let lock = files::open_private(&path).map_err(|error| Failure::file("open", &path, &error))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Failure::user("already_running", "another process on this machine is running this restore").hint("wait for it, or end it first")
+        })?;
+        Ok(Self { directory, _lock: lock })
+    }
+
+    /// A file's path.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes a file whole, 0600.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
+        let path = self.path(name);
+        files::write_private(&path, bytes).map_err(|error| Failure::file("write", &path, &error))?;
+        Ok(path)
+    }
+
+    /// Reads a file, if it is there.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::file("read", &path, &error)),
+        }
+    }
+
+    /// The session secret, made and kept before the token is spent: a lost answer then costs nothing.
+    pub fn session_secret(&self) -> Result<SessionSecret, Failure> {
+        if let Some(kept) = self.read(SESSION)? {
+            return Ok(SessionSecret::from_hex(&String::from_utf8_lossy(&kept)));
+        }
+        let secret = SessionSecret::generate().map_err(|error| Failure::internal(format!("no randomness: {error}")))?;
+        self.write(SESSION, secret.expose().as_bytes())?;
+        Ok(secret)
+    }
+
+    /// Whether the token was spent for the kept session.
+    pub fn is_claimed(&self) -> bool {
+        self.path(CLAIMED).is_file()
+    }
+
+    /// Notes that it was.
+    pub fn mark_claimed(&self) -> Result<(), Failure> {
+        self.write(CLAIMED, b"").map(drop)
+    }
+
+    /// Removes the directory and all in it.
+    pub fn remove(self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

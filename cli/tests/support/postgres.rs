@@ -1,0 +1,118 @@
+//! A throwaway cluster on loopback, run by an unprivileged user.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// `nobody`: Postgres refuses to run as root.
+const NOBODY: u32 = 65_534;
+
+pub struct Postgres {
+    pub major: u32,
+    pub port: u16,
+    server: Child,
+    directory: tempfile::TempDir,
+}
+
+pub fn bin_dir(major: u32) -> Option<PathBuf> {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/pg").join(major.to_string()).join("bin");
+    [tools, format!("/usr/lib/postgresql/{major}/bin").into()].into_iter().find(|directory| directory.join("pg_dump").exists()).map(|d| d.canonicalize().unwrap())
+}
+
+pub fn majors() -> Vec<u32> {
+    (14..=18).filter(|major| bin_dir(*major).is_some()).collect()
+}
+
+pub fn all_bin_dirs() -> std::ffi::OsString {
+    std::env::join_paths(majors().into_iter().filter_map(bin_dir)).unwrap()
+}
+
+fn unprivileged(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C.UTF-8").current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+impl Postgres {
+    pub fn start(major: u32) -> Self {
+        let bin = bin_dir(major).expect("this major");
+        let directory = tempfile::tempdir().unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let data = directory.path().join("data");
+        let output = unprivileged(&bin.join("initdb"))
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(data.join("pg_hba.conf"), "local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n").unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = unprivileged(&bin.join("postgres"));
+        for setting in ["fsync=off", "listen_addresses=127.0.0.1", "wal_level=logical", "max_connections=50", "shared_buffers=64MB", "autovacuum=off"] {
+            command.args(["-c", setting]);
+        }
+        command.args(["-c", &format!("port={port}"), "-c", &format!("unix_socket_directories={}", directory.path().display())]);
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let server = command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let postgres = Self { major, port, server, directory };
+        let begun = Instant::now();
+        while !postgres.psql("postgres", "SELECT 1").status.success() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", std::fs::read_to_string(postgres.directory.path().join("log")).unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        postgres
+    }
+
+    pub fn client(&self, program: &str, database: &str) -> Command {
+        let mut command = Command::new(bin_dir(self.major).unwrap().join(program));
+        command.env_clear().env("LC_ALL", "C").envs([("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", database)]).env("PGPORT", self.port.to_string());
+        command
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> std::process::Output {
+        self.client("psql", database).args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().unwrap()
+    }
+
+    pub fn run(&self, database: &str, sql: &str) {
+        let path = self.directory.path().join("script.sql");
+        std::fs::write(&path, sql).unwrap();
+        let output = self.client("psql", database).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn one(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database, sql);
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    pub fn json(&self, database: &str, query: &str) -> Value {
+        serde_json::from_str(&self.one(database, &format!("SELECT coalesce(json_agg(q), '[]') FROM ({query}) q"))).unwrap()
+    }
+
+    pub fn dsn(&self, database: &str) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    pub fn databases(&self) -> Vec<String> {
+        self.one("postgres", "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1").lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.server);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = self.server.wait();
+    }
+}

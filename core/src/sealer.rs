@@ -1,0 +1,394 @@
+//! The sealer: from a runner's measurements to a backup that may be called complete. It alone touches
+//! upload and job once a backup is `finalizing`, under a numbered lease that conditions its every write.
+//! Each step is safe to repeat: a sealer that died anywhere is followed by one that ends with the same
+//! manifest bytes, for they are stored in the job before they are first written to the bucket.
+
+use std::collections::HashMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+use walwarden_contract::{
+    errors::ErrorCode,
+    failure::FailureClass,
+    ids::{BackupId, DatabaseId, OrgId},
+    states::BackupState,
+    time,
+    worker::{BackupMeasurements, BytesDigest},
+};
+use walwarden_verifier::{
+    dsse::{self, Statement},
+    entry::{AssertedBy, Event},
+    jcs,
+    keys::KeyUse,
+    manifest::{self, AnnexRef, Attested, Backup, NOT_OBSERVABLE, Retention},
+    parts::PartsList,
+};
+
+use crate::{
+    Domain,
+    backups::{BackupJob, Publish, SealedArtifact, SignedStatement},
+    destinations::{Bucket, CompletedPart, ObjectFacts, ObservedLock, PutOutcome, StorageErrorKind},
+    error::{DomainError, Result},
+    table::{Record, Write, keys},
+};
+
+/// Life of a lease; a sealer works seconds.
+const LEASE_SECONDS: i64 = 120;
+/// How long passing storage errors are retried.
+const PATIENCE_SECONDS: i64 = 6 * 3600;
+
+/// Why sealing stopped.
+enum Stop {
+    /// Try again later: the bucket or the table did not answer, or someone else holds the lease.
+    Later(DomainError),
+    /// The backup failed.
+    Failed(FailureClass, String),
+}
+
+impl From<DomainError> for Stop {
+    fn from(error: DomainError) -> Self {
+        match &error {
+            DomainError::Storage(storage) if storage.kind == StorageErrorKind::NoSuchUpload => {
+                Self::Failed(FailureClass::SealUploadLost, error.to_string())
+            }
+            DomainError::Storage(storage) if !storage.is_passing() => {
+                Self::Failed(FailureClass::StorageRefused, error.to_string())
+            }
+            _ => Self::Later(error),
+        }
+    }
+}
+
+impl From<crate::destinations::StorageError> for Stop {
+    fn from(error: crate::destinations::StorageError) -> Self {
+        DomainError::from(error).into()
+    }
+}
+
+fn mismatch(what: impl Into<String>) -> Stop {
+    Stop::Failed(FailureClass::SealMismatch, what.into())
+}
+
+impl Domain {
+    /// Goes on sealing a backup, from wherever the last sealer stopped. Does nothing where the backup is
+    /// not `finalizing` or another sealer holds the lease. In `worker` only.
+    pub(crate) async fn seal(&self, org: &OrgId, database: &DatabaseId, id: &BackupId) -> Result<()> {
+        let Some(mut record) = self.take_lease(org, database, id).await? else { return Ok(()) };
+        let stop = match self.seal_steps(&mut record).await {
+            Ok(()) => return self.publish(org, database, id).await,
+            Err(stop) => stop,
+        };
+        match stop {
+            Stop::Failed(class, what) => {
+                tracing::warn!(backup = %id, class = class.as_str(), what, "sealing failed");
+                self.fail_backup(&record, class, "sealer", AssertedBy::ControlPlane).await?;
+                Ok(())
+            }
+            Stop::Later(DomainError::Refused(detail)) if detail.code == ErrorCode::StateConflict => {
+                tracing::info!(backup = %id, "another sealer took over");
+                Ok(())
+            }
+            Stop::Later(error) => {
+                tracing::warn!(backup = %id, %error, "sealing will be tried again");
+                let since = record.body.seal.since.as_deref().and_then(time::parse_ms).unwrap_or_default();
+                if self.edge.now_ms() - since > PATIENCE_SECONDS * 1000 {
+                    self.fail_backup(&record, FailureClass::SealUnreachable, "sealer", AssertedBy::ControlPlane).await?;
+                    return Ok(());
+                }
+                let mut next = record.body.clone();
+                let pause = 5 * (1 << next.seal.lease.min(6)) as i64;
+                next.seal.lease_until = None;
+                next.due_at = Some(self.edge.in_seconds(pause));
+                self.replace_backup(&record, &next).await?;
+                Ok(())
+            }
+        }
+    }
+
+    async fn take_lease(&self, org: &OrgId, database: &DatabaseId, id: &BackupId) -> Result<Option<Record<BackupJob>>> {
+        let record = self.backup(org, database, id).await?;
+        let now = self.edge.now();
+        let held = record.body.seal.lease_until.as_deref().is_some_and(|until| until > now.as_str());
+        if record.body.state != BackupState::Finalizing || held {
+            return Ok(None);
+        }
+        let mut next = record.body.clone();
+        next.seal.lease += 1;
+        next.seal.since.get_or_insert(now);
+        let until = self.edge.in_seconds(LEASE_SECONDS);
+        next.seal.lease_until = Some(until.clone());
+        next.due_at = Some(until);
+        match self.replace_backup(&record, &next).await {
+            Ok(taken) => Ok(Some(taken)),
+            Err(DomainError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn seal_steps(&self, record: &mut Record<BackupJob>) -> Result<(), Stop> {
+        let bucket = self.bucket(&record.body.org_id, &record.body.destination_id).await?;
+        let measured = record.body.measurements.clone().ok_or_else(|| {
+            Stop::Failed(FailureClass::SealImpossible, "finalizing without measurements".into())
+        })?;
+        self.fault_point("seal:leased");
+        if record.body.seal.artifact.is_none() {
+            let artifact = self.complete_artifact(&bucket, &record.body, &measured).await?;
+            self.fault_point("seal:artifact-read-back");
+            let mut next = record.body.clone();
+            next.seal.artifact = Some(artifact);
+            *record = self.replace_backup(record, &next).await?;
+            self.fault_point("seal:artifact-recorded");
+        }
+        if record.body.seal.annex_version_id.is_none() {
+            let version = self.check_annex(&bucket, &record.body, &measured).await?;
+            let mut next = record.body.clone();
+            next.seal.annex_version_id = Some(version);
+            *record = self.replace_backup(record, &next).await?;
+            self.fault_point("seal:annex-recorded");
+        }
+        if record.body.seal.manifest.is_none() {
+            let bytes = self.statement(&record.body, &measured, bucket.name())?;
+            let signed = self.sign_statement(KeyUse::Manifest, &bytes).await?;
+            let mut next = record.body.clone();
+            next.seal.manifest = Some(signed);
+            *record = self.replace_backup(record, &next).await?;
+            self.fault_point("seal:manifest-recorded");
+        }
+        let version = self.write_manifest(&bucket, &record.body).await?;
+        self.fault_point("seal:manifest-read-back");
+        self.complete(record, &measured, version).await?;
+        self.fault_point("seal:completed");
+        Ok(())
+    }
+
+    /// Completes the upload, or finds that it was completed, and reads back what the bucket holds.
+    async fn complete_artifact(&self, bucket: &Bucket, job: &BackupJob, measured: &BackupMeasurements) -> Result<SealedArtifact, Stop> {
+        let list = self.read_parts_list(bucket, job, measured).await?;
+        let composite = format!("{}-{}", STANDARD.encode(list.composite_sha256()), list.parts.len());
+        let key = job.artifact_key();
+        let upload_id = job.upload_id.as_deref().ok_or_else(|| {
+            Stop::Failed(FailureClass::SealImpossible, "finalizing without an upload".into())
+        })?;
+        let version = match self.complete_upload(bucket, &key, upload_id, &list).await {
+            Ok(version) => version,
+            // The upload is gone, or the answer was lost: perhaps an earlier Complete did its work.
+            Err(stop @ (Stop::Later(_) | Stop::Failed(FailureClass::SealUploadLost, _))) => {
+                match find_completed(bucket, job, &key, measured.size_bytes, &composite).await? {
+                    Some(version) => version,
+                    None => return Err(stop),
+                }
+            }
+            Err(stop) => return Err(stop),
+        };
+        self.fault_point("seal:upload-completed");
+        let facts = bucket.head(&key, version.as_deref()).await?.ok_or_else(|| mismatch("the completed object is not there"))?;
+        check_facts(&facts, measured.size_bytes, &composite)?;
+        Ok(SealedArtifact {
+            version_id: facts.version_id.clone().or(version).unwrap_or_else(|| NOT_OBSERVABLE.into()),
+            attested: attested(&facts),
+            retention: observed_retention(&facts, &job.retain_until)?,
+        })
+    }
+
+    async fn read_parts_list(&self, bucket: &Bucket, job: &BackupJob, measured: &BackupMeasurements) -> Result<PartsList, Stop> {
+        let expected: &BytesDigest = &measured.parts_list;
+        let bytes = bucket.get(&job.parts_key(), None, expected.size_bytes as usize).await?;
+        if hex::encode(Sha256::digest(&bytes)) != expected.sha256 {
+            return Err(mismatch("the parts list in the bucket is not the one the runner wrote"));
+        }
+        let list = PartsList::from_bytes(&bytes).map_err(|e| Stop::Failed(FailureClass::SealImpossible, format!("parts list {e}")))?;
+        let agrees = list.backup_id == job.id.as_str()
+            && list.attempt == job.attempt
+            && list.parts.len() == measured.parts as usize
+            && list.total_bytes() == measured.size_bytes;
+        if !agrees {
+            return Err(Stop::Failed(FailureClass::SealImpossible, "the parts list contradicts the measurements".into()));
+        }
+        Ok(list)
+    }
+
+    async fn complete_upload(&self, bucket: &Bucket, key: &str, upload_id: &str, list: &PartsList) -> Result<Option<String>, Stop> {
+        let uploaded = bucket.list_parts(key, upload_id).await?;
+        let by_number: HashMap<u32, _> = uploaded.into_iter().map(|p| (p.number, p)).collect();
+        let mut parts = Vec::with_capacity(list.parts.len());
+        for part in &list.parts {
+            let Some(there) = by_number.get(&part.number) else { return Err(mismatch(format!("part {} is not in the upload", part.number))) };
+            let sha256 = STANDARD.encode(hex::decode(&part.sha256).unwrap_or_default());
+            let digest_agrees = there.sha256_base64.as_deref().is_none_or(|given| given == sha256);
+            if there.size_bytes != part.size_bytes || !digest_agrees {
+                return Err(mismatch(format!("part {} in the upload is another one", part.number)));
+            }
+            parts.push(CompletedPart { number: part.number, etag: there.etag.clone(), sha256_base64: Some(sha256) });
+        }
+        if by_number.len() != parts.len() {
+            return Err(mismatch("the upload has parts that the runner did not list"));
+        }
+        Ok(bucket.complete_upload(key, upload_id, &parts).await?.version_id)
+    }
+
+    /// HEAD only: the control plane never reads an annex.
+    async fn check_annex(&self, bucket: &Bucket, job: &BackupJob, measured: &BackupMeasurements) -> Result<String, Stop> {
+        let facts = bucket.head(&job.annex_key(), None).await?.ok_or_else(|| mismatch("the annex is not in the bucket"))?;
+        let sha256 = STANDARD.encode(hex::decode(&measured.annex.sha256).unwrap_or_default());
+        let digest_agrees = facts.checksum_sha256.as_deref().is_none_or(|given| given == sha256);
+        if facts.size_bytes != measured.annex.size_bytes || !digest_agrees {
+            return Err(mismatch("the annex in the bucket is another one"));
+        }
+        observed_retention(&facts, &job.retain_until)?;
+        Ok(facts.version_id.unwrap_or_else(|| NOT_OBSERVABLE.into()))
+    }
+
+    fn statement(&self, job: &BackupJob, measured: &BackupMeasurements, bucket: &str) -> Result<Vec<u8>, Stop> {
+        let impossible = |what: &str| Stop::Failed(FailureClass::SealImpossible, what.into());
+        let artifact = job.seal.artifact.as_ref().ok_or_else(|| impossible("no artifact to state"))?;
+        let predicate = Backup {
+            org_id: job.org_id.to_string(),
+            database_id: job.database_id.to_string(),
+            backup_id: job.id.to_string(),
+            attempt: job.attempt,
+            log_origin: self.log.origin(&job.org_id),
+            source_database: measured.source_database.clone(),
+            bucket: bucket.into(),
+            version_id: artifact.version_id.clone(),
+            size_bytes: measured.size_bytes,
+            attested: artifact.attested.clone(),
+            server_version: measured.server_version.clone(),
+            pg_dump_version: measured.pg_dump_version.clone(),
+            compression: measured.compression.clone(),
+            contents: measured.contents.clone(),
+            omissions: measured.omissions,
+            retention: artifact.retention.clone(),
+            started_at: job.claim.claimed_at.clone().unwrap_or_default(),
+            snapshot_at: measured.snapshot_at.clone(),
+            finished_at: job.finished_at.clone().unwrap_or_default(),
+            annex: AnnexRef {
+                key: job.annex_key(),
+                version_id: job.seal.annex_version_id.clone().unwrap_or_default(),
+                sha256: measured.annex.sha256.clone(),
+                size_bytes: measured.annex.size_bytes,
+                uncompressed_bytes: measured.annex_uncompressed_bytes,
+                lines: measured.annex_lines,
+            },
+        };
+        let statement = Statement::new(job.artifact_key(), measured.checksum_sha256.clone(), manifest::PREDICATE_TYPE, predicate);
+        let bytes = jcs::to_vec(&statement).map_err(|e| impossible(&e.to_string()))?;
+        if bytes.len() > dsse::MAX_STATEMENT_BYTES {
+            return Err(impossible("the statement is larger than 4,000 bytes"));
+        }
+        Ok(bytes)
+    }
+
+    /// Signs a statement under a key of its use.
+    pub(crate) async fn sign_statement(&self, key_use: KeyUse, bytes: &[u8]) -> Result<SignedStatement> {
+        let (key_id, signature) = self.keyring.sign(key_use, &dsse::pae(bytes)).await?;
+        let statement = String::from_utf8(bytes.to_vec()).map_err(|e| DomainError::broken("statement", e))?;
+        Ok(SignedStatement { statement, key_id, signature: hex::encode(signature) })
+    }
+
+    /// Writes the manifest under lock and reads it back: byte-equal, and good under our own public key.
+    async fn write_manifest(&self, bucket: &Bucket, job: &BackupJob) -> Result<Option<String>, Stop> {
+        let signed = job.seal.manifest.as_ref().ok_or_else(|| {
+            Stop::Failed(FailureClass::SealImpossible, "no manifest to write".into())
+        })?;
+        let envelope = signed.envelope()?.into_bytes();
+        let key = job.manifest_key();
+        let version = match bucket.put_locked(&key, &envelope, crate::edge::timestamp(&job.retain_until), "application/json").await? {
+            PutOutcome::Written { version_id } | PutOutcome::AlreadyThere { version_id } => version_id,
+        };
+        self.fault_point("seal:manifest-written");
+        let back = bucket.get(&key, version.as_deref(), envelope.len()).await?;
+        if back != envelope {
+            return Err(mismatch("the manifest read back is another one"));
+        }
+        let keys = self.keyring.public_keys();
+        let envelope = dsse::Envelope::from_bytes(&back).map_err(|e| mismatch(e.to_string()))?;
+        let verified = manifest::verify(&envelope, keys).map_err(|e| Stop::Failed(FailureClass::SealImpossible, e.to_string()))?;
+        if verified.hash != manifest::hash(signed.statement.as_bytes()) {
+            return Err(mismatch("the manifest read back states something else"));
+        }
+        Ok(version)
+    }
+
+    async fn complete(&self, record: &mut Record<BackupJob>, measured: &BackupMeasurements, version: Option<String>) -> Result<(), Stop> {
+        let mut next = record.body.clone();
+        let impossible = || Stop::Failed(FailureClass::SealImpossible, "completed without manifest or artifact".into());
+        let signed = next.seal.manifest.clone().ok_or_else(impossible)?;
+        let artifact = next.seal.artifact.clone().ok_or_else(impossible)?;
+        let hash = manifest::hash(signed.statement.as_bytes());
+        next.seal.manifest_version_id = version;
+        next.seal.lease_until = None;
+        next.manifest_hash = Some(hash.clone());
+        next.completed_at = Some(self.edge.now());
+        next.publish = Publish::Pending;
+        next.failure = None;
+        next.due_at = Some(self.edge.in_seconds(30));
+        let mut database = self.database(&next.org_id, &next.database_id).await?;
+        database.body.protected_until = Some(measured.snapshot_at.clone());
+        database.body.last_completed_backup_id = Some(next.id.clone());
+        let extra = vec![
+            Write::Replace(database.key.clone(), database.rev, database.body.item()),
+            Write::Delete(keys::active(&next.org_id, &next.database_id)),
+        ];
+        let step = crate::backups::Move {
+            to: BackupState::Completed,
+            event: Event::BackupCompleted {
+                manifest_hash: hash,
+                checksum_sha256: measured.checksum_sha256.clone(),
+                size_bytes: measured.size_bytes,
+                version_id: artifact.version_id,
+                key_id: signed.key_id,
+            },
+            actor: "sealer".into(),
+            asserted_by: AssertedBy::ControlPlane,
+        };
+        let body = self.move_backup(record, next, step, extra).await?;
+        *record = Record { key: record.key.clone(), rev: record.rev + 1, body };
+        Ok(())
+    }
+}
+
+/// A version on the attempt's key that is exactly what would have been completed.
+async fn find_completed(bucket: &Bucket, job: &BackupJob, key: &str, size: u64, composite: &str) -> Result<Option<Option<String>>, Stop> {
+    for version in bucket.find_versions(key).await? {
+        let Some(facts) = bucket.head(key, version.version_id.as_deref()).await? else { continue };
+        let ours = facts.metadata.get("walwarden-backup").map(String::as_str) == Some(job.id.as_str())
+            && facts.metadata.get("walwarden-attempt").map(String::as_str) == Some(job.attempt.to_string().as_str());
+        if ours && check_facts(&facts, size, composite).is_ok() {
+            return Ok(Some(facts.version_id.clone().or(version.version_id)));
+        }
+    }
+    Ok(None)
+}
+
+fn check_facts(facts: &ObjectFacts, size: u64, composite: &str) -> Result<(), Stop> {
+    if facts.size_bytes != size {
+        return Err(mismatch(format!("the object has {} bytes, {size} were uploaded", facts.size_bytes)));
+    }
+    match facts.checksum_sha256.as_deref() {
+        Some(given) if given != composite => Err(mismatch("the provider attests another checksum")),
+        _ => Ok(()),
+    }
+}
+
+/// The strongest checksum the provider attests.
+fn attested(facts: &ObjectFacts) -> Attested {
+    match (&facts.checksum_sha256, &facts.etag) {
+        (Some(value), _) => Attested { algorithm: "sha256-composite".into(), value: value.clone() },
+        (None, Some(etag)) => Attested { algorithm: "md5-etag".into(), value: etag.trim_matches('"').into() },
+        (None, None) => Attested { algorithm: "none".into(), value: String::new() },
+    }
+}
+
+/// The lock as read back: where it is visible it must reach as far as was asked for.
+fn observed_retention(facts: &ObjectFacts, wanted: &str) -> Result<Retention, Stop> {
+    match facts.lock {
+        ObservedLock::NotObservable => Ok(Retention { mode: NOT_OBSERVABLE.into(), retain_until: NOT_OBSERVABLE.into() }),
+        ObservedLock::Unlocked => Err(mismatch("the object is not locked")),
+        ObservedLock::Locked { mode, retain_until } => {
+            if !facts.lock.holds_until(crate::edge::timestamp(wanted)) {
+                return Err(mismatch(format!("the object is locked until {retain_until} only")));
+            }
+            Ok(Retention { mode: mode.as_str().into(), retain_until: time::format(retain_until) })
+        }
+    }
+}

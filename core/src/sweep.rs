@@ -1,0 +1,202 @@
+//! What the sentinel does each minute: it looks at what is due, reads it again by key, and acts on what it
+//! finds. It decides; what needs secrets or the bucket is handed to `worker`, and runners to `dispatch`.
+
+use walwarden_contract::{
+    failure::FailureClass,
+    ids::{DatabaseId, JobId, OrgId},
+    states::{BackupState, RestoreState},
+    time,
+};
+use walwarden_verifier::entry::{AssertedBy, Event};
+
+use crate::{
+    Domain,
+    backups::{BackupJob, Publish, SILENCE_SECONDS},
+    calls::WorkerCall,
+    checks::CheckJob,
+    error::{DomainError, Result},
+    log::Draft,
+    registry::DatabaseRecord,
+    restores::{self, RestoreJob},
+    table::{Key, Record, Write, keys},
+};
+
+/// Jobs looked at in one sweep.
+const BATCH: i32 = 200;
+
+/// What a sweep asks others to do.
+#[derive(Debug, Clone)]
+pub enum Errand {
+    /// Ask `worker`.
+    Worker(WorkerCall),
+    /// Launch a runner for a queued attempt.
+    Launch(OrgId, JobId),
+}
+
+impl Domain {
+    /// One sweep. A job whose sweep fails is logged and comes again; it holds up no other.
+    pub async fn sweep(&self) -> Result<Vec<Errand>> {
+        let due = self.table.due(keys::SENTINEL_QUEUE, &self.edge.now(), BATCH).await?;
+        let mut errands = Vec::new();
+        for key in due {
+            match self.sweep_one(&key).await {
+                Ok(errand) => errands.extend(errand),
+                Err(DomainError::Refused(detail)) => tracing::debug!(pk = key.pk, sk = key.sk, message = detail.message, "moved meanwhile"),
+                Err(error) => tracing::error!(pk = key.pk, sk = key.sk, %error, "sweep failed"),
+            }
+        }
+        Ok(errands)
+    }
+
+    async fn sweep_one(&self, key: &Key) -> Result<Option<Errand>> {
+        match key.sk.split('#').next() {
+            Some("BACKUP") => match self.table.get::<BackupJob>(key).await? {
+                Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => self.sweep_backup(record).await,
+                _ => Ok(None),
+            },
+            Some("RESTORE") => match self.table.get::<RestoreJob>(key).await? {
+                Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => self.sweep_restore(record).await,
+                _ => Ok(None),
+            },
+            Some("CHECK") => match self.table.get::<CheckJob>(key).await? {
+                Some(record) if !crate::registry::check_is_final(record.body.state) => {
+                    self.finish_check(record, Err(FailureClass::RunnerLost), AssertedBy::ControlPlane).await?;
+                    Ok(None)
+                }
+                _ => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    async fn sweep_backup(&self, record: Record<BackupJob>) -> Result<Option<Errand>> {
+        let job = &record.body;
+        let (org, database, backup) = (job.org_id.clone(), job.database_id.clone(), job.id.clone());
+        let id = JobId::Backup(backup.clone());
+        match job.state {
+            // Never launched, or launched and never claimed while its secret lived.
+            BackupState::Queued => {
+                if job.claim.expires_at.is_some() {
+                    self.fail_backup(&record, FailureClass::NeverClaimed, "sentinel", AssertedBy::ControlPlane).await?;
+                    return Ok(None);
+                }
+                Ok(Some(Errand::Launch(org, id)))
+            }
+            BackupState::Claimed | BackupState::Running => {
+                let claimed = job.claim.claimed_at.clone().unwrap_or_default();
+                let last = self.last_heartbeat(&org, &database, &id).await?.map(|h| h.at).filter(|at| *at > claimed).unwrap_or(claimed);
+                let silent_until = time::parse_ms(&last).unwrap_or_default() + SILENCE_SECONDS * 1000;
+                if silent_until <= self.edge.now_ms() {
+                    self.fail_backup(&record, FailureClass::RunnerLost, "sentinel", AssertedBy::ControlPlane).await?;
+                    return Ok(Some(Errand::Worker(WorkerCall::ClearLeftovers { org, database, backup })));
+                }
+                let mut next = job.clone();
+                next.due_at = Some(time::format_ms(silent_until));
+                self.replace_backup(&record, &next).await?;
+                Ok(None)
+            }
+            BackupState::Finalizing => Ok(Some(Errand::Worker(WorkerCall::Seal { org, database, backup }))),
+            BackupState::FailedRetryable => {
+                self.retry_backup(&record).await?;
+                Ok(Some(Errand::Launch(org, id)))
+            }
+            BackupState::Completed if job.publish == Publish::Pending => {
+                Ok(Some(Errand::Worker(WorkerCall::Publish { org, database, backup })))
+            }
+            BackupState::Completed | BackupState::FailedTerminal | BackupState::Cancelled => {
+                Ok((!job.leftovers.is_empty()).then_some(Errand::Worker(WorkerCall::ClearLeftovers { org, database, backup })))
+            }
+        }
+    }
+
+    async fn sweep_restore(&self, record: Record<RestoreJob>) -> Result<Option<Errand>> {
+        let job = &record.body;
+        let mut next = job.clone();
+        match job.state {
+            RestoreState::Created => {
+                next.due_at = None;
+                let event = Event::RestoreCancelled { reason: "tokenExpired".into() };
+                self.move_restore(&record, next, RestoreState::Cancelled, event, AssertedBy::ControlPlane, Vec::new()).await?;
+            }
+            RestoreState::Completed => {
+                return Ok((!job.receipt_published).then(|| {
+                    Errand::Worker(WorkerCall::PublishReceipt {
+                        org: job.org_id.clone(),
+                        database: job.database_id.clone(),
+                        restore: job.id.clone(),
+                    })
+                }));
+            }
+            state if !state.is_final() => {
+                let id = JobId::Restore(job.id.clone());
+                let claimed = job.claim.claimed_at.clone().unwrap_or_default();
+                let last = self.last_heartbeat(&job.org_id, &job.database_id, &id).await?.map_or(claimed, |h| h.at);
+                let silent_until = time::parse_ms(&last).unwrap_or_default() + restores::SILENCE_SECONDS * 1000;
+                if silent_until <= self.edge.now_ms() {
+                    next.due_at = None;
+                    self.move_restore(&record, next, RestoreState::TimedOut, Event::RestoreTimedOut {}, AssertedBy::ControlPlane, Vec::new()).await?;
+                } else {
+                    next.due_at = Some(time::format_ms(silent_until));
+                    self.replace_restore(&record, &next).await?;
+                }
+            }
+            _ => {
+                next.due_at = None;
+                self.replace_restore(&record, &next).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Databases whose tick has come, for the local scheduler: each starts at most one backup, a tick that
+    /// finds one under way is skipped, and ticks that passed while nothing ran are recorded as missed.
+    pub async fn ticks(&self) -> Result<Vec<Errand>> {
+        let due = self.table.due(keys::TICK_QUEUE, &self.edge.now(), BATCH).await?;
+        let mut errands = Vec::new();
+        for key in due {
+            let Some(record) = self.table.get::<DatabaseRecord>(&key).await? else { continue };
+            let Some(tick) = record.body.next_tick.clone().filter(|t| t.as_str() <= self.edge.now().as_str()) else { continue };
+            match self.tick(record, &tick).await {
+                Ok(errand) => errands.extend(errand),
+                Err(error) => tracing::error!(sk = key.sk, %error, "scheduled tick failed"),
+            }
+        }
+        Ok(errands)
+    }
+
+    async fn tick(&self, record: Record<DatabaseRecord>, tick: &str) -> Result<Option<Errand>> {
+        let (org, database): (OrgId, DatabaseId) = (record.body.org_id.clone(), record.body.id.clone());
+        let mut next = record.body.clone();
+        next.next_tick = self.next_tick(next.schedule.as_deref())?;
+        let write = Write::Replace(record.key.clone(), record.rev, next.item());
+        let late_ms = self.edge.now_ms() - time::parse_ms(tick).unwrap_or_default();
+        if late_ms > 5 * 60 * 1000 {
+            let event = Event::BackupMissed { database_id: database.to_string(), tick: tick.into() };
+            self.log.commit(&org, vec![write], vec![Draft::standing(event, "schedule")]).await?;
+            return Ok(None);
+        }
+        // The tick is taken first: whoever wins this write starts the backup, and no other.
+        match self.table.write(write).await {
+            Ok(()) => {}
+            Err(crate::table::TableError::Condition(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        match self.trigger_backup(&org, &database, "schedule", "schedule", None).await {
+            Ok(triggered) => Ok(Some(Errand::Launch(org, JobId::Backup(triggered.backup_job_id)))),
+            Err(DomainError::Refused(detail)) => {
+                let event = Event::BackupSkipped {
+                    database_id: database.to_string(),
+                    tick: tick.into(),
+                    reason: detail.code.as_str().into(),
+                };
+                self.log.commit(&org, Vec::new(), vec![Draft::standing(event, "schedule")]).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_due(due_at: Option<&str>, now: &str) -> bool {
+    due_at.is_some_and(|at| at <= now)
+}

@@ -1,0 +1,78 @@
+//! A check job: everything a backup does before it dumps, and a report of what would stand in its way.
+
+use walwarden_client::worker::JobSession;
+use walwarden_contract::{
+    address::AddressPolicy,
+    dsn::SslMode,
+    worker::{CheckInstructions, CheckReport, Finish},
+};
+
+use crate::{
+    config::Machine,
+    dump::{self, Prepared},
+    fault::Ended,
+    progress::{Phase, Progress},
+};
+
+/// Most problems a report tells.
+const MAX_PROBLEMS: usize = 100;
+
+/// Does it, up to the accepted `finish`.
+pub async fn run(
+    instructions: &CheckInstructions,
+    session: &JobSession,
+    machine: &Machine,
+    progress: &Progress,
+) -> Result<(), Ended> {
+    let policy = AddressPolicy { allow_private: instructions.allow_private_addresses };
+    let prepared = dump::prepare(&instructions.dsn, policy, machine, progress).await?;
+    let report = report(&prepared);
+    prepared.snapshot.release().await;
+    progress.enter(Phase::Finishing);
+    session.finish(&Finish::Check(report)).await?;
+    Ok(())
+}
+
+fn report(prepared: &Prepared) -> CheckReport {
+    let Prepared { snapshot, facts, unreadable, pg_dump } = prepared;
+    let mut problems = unreadable.problems(&snapshot.role);
+    if problems.len() > MAX_PROBLEMS {
+        let more = problems.len() - MAX_PROBLEMS;
+        problems.truncate(MAX_PROBLEMS);
+        problems.push(format!("{more} more of these"));
+    }
+    CheckReport {
+        server_version: snapshot.version().text.clone(),
+        database_name: snapshot.database.clone(),
+        size_bytes: facts.size_bytes,
+        pg_dump_version: pg_dump.version.clone(),
+        problems,
+        warnings: warnings(prepared),
+    }
+}
+
+fn warnings(prepared: &Prepared) -> Vec<String> {
+    let Prepared { snapshot, facts, pg_dump, .. } = prepared;
+    let mut warnings = Vec::new();
+    warnings.extend(pg_dump.below_floor());
+    for keyword in snapshot.ignored_keywords() {
+        warnings.push(format!("the connection string's keyword {keyword} does nothing here"));
+    }
+    if snapshot.endpoint().sslmode == SslMode::Require {
+        warnings.push("TLS is used without checking the server's certificate; sslmode=verify-full checks it".into());
+    }
+    if facts.is_standby {
+        warnings.push("the server is a standby: its replay can end a long dump (max_standby_streaming_delay)".into());
+    }
+    for omission in facts.omissions.iter().take(20) {
+        let name = match omission.schema.as_str() {
+            "" => omission.name.clone(),
+            schema => format!("{schema}.{}", omission.name),
+        };
+        warnings.push(format!("{} {name} will not be in the backup", omission.kind.to_lowercase()));
+    }
+    if facts.omissions.len() > 20 {
+        warnings.push(format!("{} more objects will not be in the backup", facts.omissions.len() - 20));
+    }
+    warnings
+}

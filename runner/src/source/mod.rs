@@ -1,0 +1,19 @@
+//! The source database: reached at one checked address, read in one exported snapshot.
+
+mod dial;
+mod facts;
+mod message;
+mod readable;
+mod roles;
+mod session;
+mod snapshot;
+mod text;
+mod tls;
+mod version;
+
+pub use facts::Facts;
+pub use readable::Unreadable;
+pub use roles::{Roles, named_in_acl};
+pub use session::{APPLICATION_NAME, Endpoint, Session};
+pub use snapshot::Snapshot;
+pub use version::ServerVersion;

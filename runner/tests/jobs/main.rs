@@ -1,0 +1,424 @@
+//! Whole jobs through the front door: the real binary, a real Postgres, and a control plane that a test scripts.
+
+mod plane;
+
+use std::{
+    io::BufReader,
+    process::{Child, Command, Stdio},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use plane::{Answer, BACKUP, CHECK, ORG, Plane};
+use serde_json::Value;
+use walwarden_tests::{Postgres, Sample};
+use walwarden_verifier::{
+    annex::{Annex, AnnexSize},
+    archive,
+    parts::PartsList,
+};
+
+/// The distribution's, with the sample in a database called `sample`.
+static POSTGRES: LazyLock<Postgres> = LazyLock::new(|| {
+    let postgres = Postgres::start(15).unwrap();
+    Sample::small().create(&postgres, "sample").unwrap();
+    // Rows that do not compress, for parts that fill.
+    postgres.create_database("bulky").unwrap();
+    let fill = "CREATE TABLE bulk (id integer, noise bytea); ALTER TABLE bulk ALTER noise SET STORAGE EXTERNAL; \
+                INSERT INTO bulk SELECT n, decode(string_agg(md5(n || '/' || m), ''), 'hex') \
+                FROM generate_series(1, 500) n, generate_series(1, 4000) m GROUP BY n;";
+    postgres.run_sql("bulky", fill).unwrap();
+    postgres
+});
+
+fn runner(plane: &Plane, job: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walwarden-runner"));
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("WALWARDEN_WORKER_URL", format!("http://{}", plane.address))
+        .env("WALWARDEN_ORG_ID", ORG)
+        .env("WALWARDEN_JOB_ID", job)
+        .env("WALWARDEN_CLAIM_SECRET", "a claim secret")
+        .env("WALWARDEN_PG_BIN", POSTGRES.bin_dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs a job to its end: exit code and log.
+fn run(plane: &Plane, job: &str) -> (i32, String) {
+    ended(runner(plane, job).spawn().unwrap())
+}
+
+fn ended(child: Child) -> (i32, String) {
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    for secret in [POSTGRES.password(), "X-Amz-Signature", "a claim secret"] {
+        assert!(!log.contains(secret), "the log holds a secret: {log}");
+    }
+    (output.status.code().unwrap_or(-1), log)
+}
+
+fn no_faults(_: &str, _: u32) -> Option<Answer> {
+    None
+}
+
+/// The one failure that was reported.
+fn failure(plane: &Plane) -> (String, String) {
+    let failed: Vec<Value> = plane.calls("transition").into_iter().filter(|call| call["to"] == "failed").collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(plane.calls("finish").is_empty());
+    let text = |field: &str| failed[0][field].as_str().unwrap_or_default().to_owned();
+    (text("class"), text("detail"))
+}
+
+fn sessions_of_runners(database: &str) -> String {
+    let query = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walwarden-runner' AND datname = '{database}'"
+    );
+    POSTGRES.query_one("postgres", &query).unwrap()
+}
+
+fn wait_until_no_session(database: &str) {
+    let begun = Instant::now();
+    while sessions_of_runners(database) != "0" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a session of pg_dump is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Everything a finished backup says of itself agrees.
+fn check_backup(plane: &Plane) -> Annex {
+    let finish = plane.calls("finish");
+    assert_eq!(finish.len(), 1);
+    let measured = &finish[0];
+    assert_eq!(measured["kind"], "backup");
+    let artifact = plane.artifact();
+    let hex_of = |bytes: &[u8]| {
+        use sha2::Digest;
+        hex::encode(sha2::Sha256::digest(bytes))
+    };
+    assert_eq!(measured["checksumSha256"], hex_of(&artifact));
+    assert_eq!(measured["sizeBytes"], artifact.len());
+
+    let annex = plane.object("document/annex").unwrap();
+    assert_eq!(measured["annex"]["sha256"], hex_of(&annex));
+    let size = AnnexSize {
+        uncompressed_bytes: measured["annexUncompressedBytes"].as_u64().unwrap(),
+        lines: measured["annexLines"].as_u64().unwrap(),
+    };
+    let annex = Annex::read(BufReader::new(&annex[..]), size).unwrap();
+
+    let list = plane.object("document/partsList").unwrap();
+    assert_eq!(measured["partsList"]["sha256"], hex_of(&list));
+    let list = PartsList::from_bytes(&list).unwrap();
+    assert_eq!(list.backup_id, BACKUP);
+    assert_eq!(measured["parts"], list.parts.len());
+    for part in &list.parts {
+        let bytes = plane.object(&format!("part/{}", part.number)).unwrap();
+        assert_eq!((part.size_bytes, &part.sha256), (bytes.len() as u64, &hex_of(&bytes)));
+    }
+
+    // The artifact says by itself what was measured in flight.
+    let key = hex::decode(&annex.header.row_key).unwrap().try_into().unwrap();
+    let survey = archive::survey(&artifact[..], &key, |_| {}).unwrap();
+    assert_eq!(measured["contents"]["digest"], hex::encode(survey.contents_digest));
+    assert_eq!(measured["contents"]["rows"], survey.rows());
+    assert_eq!(measured["contents"]["tables"], survey.tables.len());
+    assert_eq!(measured["contents"]["entries"], survey.entries);
+    assert_eq!(annex.entries.len() as u64, survey.entries);
+    for (described, found) in annex.tables.iter().zip(&survey.tables) {
+        assert_eq!(described.dump_id, i64::from(found.dump_id));
+        assert_eq!((described.rows, &described.digest), (found.rows.rows, &hex::encode(found.rows.digest())));
+    }
+    for (described, found) in annex.large_objects.iter().zip(&survey.large_objects) {
+        assert_eq!((described.oid, &described.digest), (found.oid, &hex::encode(found.digest)));
+    }
+    assert_eq!((annex.tables.len(), annex.large_objects.len()), (survey.tables.len(), survey.large_objects.len()));
+    annex
+}
+
+#[test]
+fn a_backup_agrees_with_itself_and_describes_the_source() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    let annex = check_backup(&plane);
+
+    let running = &plane.calls("transition")[0];
+    assert_eq!(running["to"], "running");
+    assert!(running["pgDumpVersion"].as_str().unwrap().starts_with("15."));
+    assert!(!plane.calls("heartbeat").is_empty());
+
+    let setting = |name: &str| annex.settings.iter().find(|setting| setting.name == name).unwrap().value.as_str();
+    assert_eq!(setting("bytea_output"), "escape");
+    assert_eq!(setting("TimeZone"), "Asia/Kolkata");
+    assert_eq!(setting("DateStyle"), "ISO");
+    assert_eq!(setting("client_encoding"), "UTF8");
+    assert_eq!(annex.database.name, "sample");
+    assert!(annex.database.settings.iter().any(|setting| setting.name == "IntervalStyle"));
+    let roles: Vec<&str> = annex.roles.iter().map(|role| role.name.as_str()).collect();
+    assert_eq!(roles, ["pg_database_owner", "postgres", "sample_app", "sample_owner", "sample_reader"]);
+    let entry = |kind: &str, name: &str| annex.entries.iter().find(|e| e.kind == kind && e.name == name).unwrap();
+    assert!(entry("FUNCTION", "privileged()").security_definer);
+    assert_eq!(entry("POLICY", "customers readers_see_happy").policy_roles, ["sample_reader"]);
+    assert!(entry("TABLE", "orders").acl.as_ref().unwrap().iter().any(|item| item.starts_with("sample_app=")));
+    let sequence = annex.sequences.iter().find(|sequence| sequence.name == "never_called_seq").unwrap();
+    assert_eq!((sequence.last_value.as_str(), sequence.is_called), ("42", false));
+}
+
+#[test]
+fn passing_trouble_of_the_bucket_is_ridden_out() {
+    let faults = |name: &str, before| match (name, before) {
+        ("part/1" | "document/annex", 0) => Some(Answer::Error(503, "SlowDown")),
+        ("part/1", 1) | ("part/2", 0) => Some(Answer::Error(403, "AccessDenied")),
+        ("part/3", 0) => Some(Answer::Error(400, "BadDigest")),
+        ("document/partsList", 0) => Some(Answer::Error(500, "InternalError")),
+        _ => None,
+    };
+    let mut instructions = Plane::backup(&POSTGRES.dsn("bulky"));
+    instructions["partDigest"] = "md5".into();
+    let plane = Plane::start(instructions, faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    check_backup(&plane);
+    assert_eq!((plane.requests("part/1"), plane.requests("part/2"), plane.requests("part/3")), (3, 2, 2));
+}
+
+#[test]
+fn bytes_that_do_not_arrive_as_sent_fail_the_backup() {
+    let faults = |name: &str, _| name.starts_with("part/2").then_some(Answer::Error(400, "BadDigest"));
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 1, "{log}");
+    assert_eq!(failure(&plane).0, "storage_digest_mismatch");
+    wait_until_no_session("bulky");
+}
+
+#[test]
+fn a_bucket_that_refuses_fails_the_backup() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), |_, _| Some(Answer::Error(403, "AccessDenied")));
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 3, "{log}");
+    let (class, detail) = failure(&plane);
+    assert_eq!(class, "storage_refused");
+    assert!(detail.contains("403 AccessDenied"), "{detail}");
+
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), |_, _| Some(Answer::Error(404, "NoSuchUpload")));
+    assert_eq!(run(&plane, BACKUP).0, 1);
+    assert_eq!(failure(&plane).0, "seal_upload_lost");
+}
+
+#[test]
+fn a_document_that_is_there_already_must_be_the_same() {
+    // The parts list is the same each time the same parts are uploaded; here the store takes it and says it did not.
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
+    plane.plant("document/partsList", b"another");
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 3, "{log}");
+    assert_eq!(failure(&plane).0, "storage_refused");
+}
+
+#[test]
+fn cancelling_ends_pg_dump_and_reports_nothing() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    plane.wait("an upload", |plane| plane.requests("part/1") > 0);
+    plane.order("cancel");
+    let (code, log) = ended(child);
+    assert_eq!(code, 4, "{log}");
+    assert!(plane.calls("finish").is_empty());
+    assert!(plane.calls("transition").iter().all(|call| call["to"] != "failed"));
+    wait_until_no_session("bulky");
+}
+
+#[test]
+fn a_host_that_stops_the_runner_is_obeyed_within_seconds() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    plane.wait("an upload", |plane| plane.requests("part/1") > 0);
+    let begun = Instant::now();
+    signal(&child, rustix::process::Signal::TERM);
+    let (code, log) = ended(child);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(code, 1, "{log}");
+    assert_eq!(failure(&plane).0, "runner_terminated");
+    wait_until_no_session("bulky");
+}
+
+#[test]
+fn a_killed_runner_leaves_no_pg_dump_behind() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    plane.wait("an upload", |plane| plane.requests("part/1") > 0);
+    assert_ne!(sessions_of_runners("bulky"), "0");
+    signal(&child, rustix::process::Signal::KILL);
+    ended(child);
+    wait_until_no_session("bulky");
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_slow_bucket_holds_pg_dump_back_and_memory_stays_bounded() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    plane.wait("two uploads", |plane| plane.requests("part/1") + plane.requests("part/2") == 2);
+    let mut bytes = 0;
+    plane.wait("a dump that stands still", |plane| {
+        std::thread::sleep(Duration::from_secs(6));
+        let last = plane.calls("heartbeat").last().unwrap()["bytes"].as_u64().unwrap();
+        std::mem::replace(&mut bytes, last) == last && last > 0
+    });
+    assert!(bytes < 60 << 20, "{bytes} bytes were read ahead");
+    assert_eq!(plane.requests("part/3"), 0);
+    // The snapshot was let go when pg_dump began to write.
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walwarden-runner' \
+                AND state = 'idle in transaction' AND datname = 'bulky'";
+    assert_eq!(POSTGRES.query_one("postgres", idle).unwrap(), "0");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
+    assert!(peak < 96 << 10, "{peak} KiB");
+    plane.go_on();
+    let (code, log) = ended(child);
+    assert_eq!(code, 0, "{log}");
+    check_backup(&plane);
+}
+
+#[test]
+fn a_connection_lost_in_the_middle_never_finishes() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    plane.wait("an upload", |plane| plane.requests("part/1") > 0);
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'walwarden-runner' \
+                     AND datname = 'bulky' AND query LIKE 'COPY%'";
+    assert_eq!(POSTGRES.query_one("postgres", terminate).unwrap(), "1");
+    plane.go_on();
+    let (code, log) = ended(child);
+    assert_eq!(code, 1, "{log}");
+    assert_eq!(failure(&plane).0, "source_connection_lost");
+}
+
+#[test]
+fn limits_end_a_dump() {
+    let mut instructions = Plane::backup(&POSTGRES.dsn("bulky"));
+    instructions["maxBytes"] = (10 << 20).into();
+    let plane = Plane::start(instructions, |_, _| Some(Answer::Wait));
+    assert_eq!(run(&plane, BACKUP).0, 3);
+    assert_eq!(failure(&plane).0, "dump_too_large");
+
+    let mut instructions = Plane::backup(&POSTGRES.dsn("bulky"));
+    instructions["partCap"] = 1.into();
+    let plane = Plane::start(instructions, no_faults);
+    assert_eq!(run(&plane, BACKUP).0, 3);
+    assert_eq!(failure(&plane).0, "dump_too_large");
+
+    let mut instructions = Plane::backup(&POSTGRES.dsn("bulky"));
+    instructions["maxHours"] = 0.into();
+    let plane = Plane::start(instructions, |_, _| Some(Answer::Wait));
+    assert_eq!(run(&plane, BACKUP).0, 3);
+    assert_eq!(failure(&plane).0, "dump_too_long");
+}
+
+#[test]
+fn what_the_role_may_not_read_is_named() {
+    let password = POSTGRES.create_login("stranger", "").unwrap();
+    let dsn = POSTGRES.dsn_as("stranger", &password, "sample");
+    let plane = Plane::start(Plane::backup(&dsn), no_faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 3, "{log}");
+    let (class, detail) = failure(&plane);
+    assert_eq!(class, "source_permission");
+    assert!(detail.starts_with("cannot read ") && detail.contains("schema"), "{detail}");
+    assert!(plane.calls("part").is_empty());
+
+    let plane = Plane::start(Plane::check(&dsn), no_faults);
+    assert_eq!(run(&plane, CHECK).0, 0);
+    let report = &plane.calls("finish")[0];
+    let problems: Vec<&str> = report["problems"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert!(problems.iter().any(|p| p.ends_with("GRANT USAGE ON SCHEMA \"sample\" TO \"stranger\";")), "{problems:?}");
+    assert!(problems.iter().any(|p| p.contains("row security")), "{problems:?}");
+    assert!(problems.iter().any(|p| p.contains("large objects")), "{problems:?}");
+
+    // What the problems say to run is enough, but for large objects, which have a grant each.
+    for problem in &problems {
+        if let Some((_, sql)) = problem.split_once(": ").filter(|(_, sql)| sql.ends_with(';')) {
+            POSTGRES.run_sql("sample", sql).unwrap();
+        }
+    }
+    let grants = "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_largeobject_metadata LOOP \
+                  EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO stranger', o); END LOOP; END $$;";
+    POSTGRES.run_sql("sample", grants).unwrap();
+    let plane = Plane::start(Plane::check(&dsn), no_faults);
+    assert_eq!(run(&plane, CHECK).0, 0);
+    let report = &plane.calls("finish")[0];
+    assert_eq!(report["problems"], serde_json::json!([]));
+    assert_eq!(report["databaseName"], "sample");
+    let plane = Plane::start(Plane::backup(&dsn), no_faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    check_backup(&plane);
+}
+
+#[test]
+fn sources_that_cannot_be_reached_have_their_classes() {
+    let good = POSTGRES.dsn("sample");
+    let port = POSTGRES.port();
+    for (dsn, class) in [
+        (good.replace(POSTGRES.password(), "wrong"), "source_auth_failed"),
+        (POSTGRES.dsn("absent"), "source_dsn_invalid"),
+        (good.replace("sslmode=disable", "sslmode=require"), "source_tls_failed"),
+        (format!("postgres://postgres@127.0.0.1:{port}/sample"), "source_auth_failed"),
+        (format!("postgres://u@169.254.169.254:{port}/sample"), "source_address_refused"),
+        ("postgres://u@ep-x-pooler.eu.aws.neon.tech/db".into(), "source_pooled"),
+        ("postgres://u@h/x?service=s".into(), "source_dsn_invalid"),
+        (format!("postgres://127.0.0.1:{port}/sample"), "source_dsn_invalid"),
+    ] {
+        let plane = Plane::start(Plane::check(&dsn), no_faults);
+        let (code, log) = run(&plane, CHECK);
+        assert_eq!((failure(&plane).0.as_str(), code), (class, 3), "{dsn}: {log}");
+    }
+    let mut instructions = Plane::check(&good);
+    instructions["allowPrivateAddresses"] = false.into();
+    let plane = Plane::start(instructions, no_faults);
+    assert_eq!(run(&plane, CHECK).0, 3);
+    assert_eq!(failure(&plane).0, "source_address_refused");
+}
+
+#[test]
+fn a_table_that_is_held_exclusively_is_its_own_class() {
+    // The lock's wait is two minutes: too long for a test, so only that the wait itself does no harm is seen here.
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
+    let mut holder = POSTGRES.command("psql", "sample");
+    holder.args(["-X", "-q", "-c", "BEGIN; LOCK TABLE sample.orders IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2); COMMIT"]);
+    let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let (code, log) = run(&plane, BACKUP);
+    holder.wait().unwrap();
+    assert_eq!(code, 0, "{log}");
+    check_backup(&plane);
+}
+
+#[test]
+fn no_pg_dump_of_the_servers_version_is_its_own_class() {
+    let plane = Plane::start(Plane::check(&POSTGRES.dsn("sample")), no_faults);
+    let (code, _) = ended(runner(&plane, CHECK).env("WALWARDEN_PG_BIN", "/nonexistent").spawn().unwrap());
+    assert_eq!(code, 3);
+    assert_eq!(failure(&plane).0, "source_version_unsupported");
+}
+
+#[test]
+fn names_that_look_like_connection_strings_are_names() {
+    let odd = "a=b 'c' \\ \"d\" ü";
+    POSTGRES.create_database(odd).unwrap();
+    POSTGRES.run_sql(odd, "CREATE TABLE t AS SELECT 1 AS one").unwrap();
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn(odd)), no_faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(check_backup(&plane).database.name, odd);
+    assert_eq!(plane.calls("finish")[0]["sourceDatabase"], odd);
+}
