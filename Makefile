@@ -49,8 +49,9 @@ fmt: ## format the sources
 
 bench: ## the runner and the CLI against pg_dump and pg_restore, on 1 GB
 	tests/tools/install.sh
-	cargo build --release $(PROGRAMS)
-	cargo run --release -p walwarden-tests --bin bench
+	cargo build --release -p walwarden-runner -p walwarden-cli
+	cargo build -p walwarden-server -p walwarden-tests --bins
+	target/debug/bench
 
 soak: ## backups and restores under faults, for a long time (SEED=n repeats a run)
 	tests/tools/install.sh

@@ -15,10 +15,20 @@ use clap::Parser;
 
 use crate::{commands::Arguments, failure::Failure, output::Output};
 
+/// A level for our own events only: libraries log URLs and statements.
+fn log_filter(level: Option<&str>) -> tracing_subscriber::EnvFilter {
+    match level.map(|level| level.to_ascii_lowercase()) {
+        Some(level) if ["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) => {
+            format!("off,walwarden={level},walwarden_client={level}").into()
+        }
+        _ => "off".into(),
+    }
+}
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WALWARDEN_LOG").unwrap_or_else(|_| "off".into()))
+        .with_env_filter(log_filter(std::env::var("WALWARDEN_LOG").ok().as_deref()))
         .init();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -35,7 +35,7 @@ pub struct Profile {
 
 /// `POST /destinations`
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct CreateDestinationRequest {
     /// Label.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct CreateDestinationRequest {
 
 /// Provider and credentials of a bucket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "provider", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[serde(tag = "provider", rename_all = "snake_case", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum DestinationAccess {
     /// AWS, by a role that trusts us under an external id.
     AwsS3 {
@@ -166,7 +166,7 @@ pub struct CreateDatabaseRequest {
     /// Compression. Default: gzip level 6 for servers up to 15, zstd level 3 from 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSetting>,
-    /// End a dump larger than this. Default 16 TiB.
+    /// End a dump larger than this. Default 4 TiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
     /// End a dump longer than this. Default 24.
@@ -576,4 +576,17 @@ pub struct KeyDocument {
     pub not_after: Option<String>,
     /// PEM.
     pub pem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_with_a_field_nobody_knows_is_refused() {
+        let good = r#"{"name":"n","bucket":"b","region":"r","provider":"aws_s3","roleArn":"a","externalId":"e"}"#;
+        assert!(serde_json::from_str::<CreateDestinationRequest>(good).is_ok());
+        let bad = good.replace(r#""roleArn""#, r#""rolearn":1,"roleArn""#);
+        assert!(serde_json::from_str::<CreateDestinationRequest>(&bad).is_err());
+    }
 }

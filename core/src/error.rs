@@ -65,7 +65,8 @@ impl DomainError {
             Self::Refused(_) | Self::Broken { .. } => false,
             Self::Table(error) => error.is_passing(),
             Self::Storage(error) => error.is_passing(),
-            Self::Keyring(_) | Self::Contention { .. } => true,
+            Self::Keyring(error) => error.is_passing(),
+            Self::Contention { .. } => true,
         }
     }
 

@@ -201,7 +201,7 @@ impl Domain {
     async fn revealed(&self, job: &RestoreJob) -> Result<CreatedRestore> {
         let payload = RestoreTokenPayload {
             v: 1,
-            kid: self.keyring.mac(b"key id").await?.0,
+            kid: self.keyring.mac_key_id().into(),
             aud: self.settings.deployment.clone(),
             org_id: job.org_id.clone(),
             database_id: job.database_id.clone(),

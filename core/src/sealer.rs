@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
+use md5::{Digest, Md5};
+use sha2::Sha256;
 use walwarden_contract::{
     errors::ErrorCode,
     failure::FailureClass,
@@ -132,7 +133,7 @@ impl Domain {
         })?;
         self.fault_point("seal:leased");
         if record.body.seal.artifact.is_none() {
-            let artifact = self.complete_artifact(&bucket, &record.body, &measured).await?;
+            let artifact = self.complete_artifact(&bucket, record, &measured).await?;
             self.fault_point("seal:artifact-read-back");
             let mut next = record.body.clone();
             next.seal.artifact = Some(artifact);
@@ -162,18 +163,36 @@ impl Domain {
     }
 
     /// Completes the upload, or finds that it was completed, and reads back what the bucket holds.
-    async fn complete_artifact(&self, bucket: &Bucket, job: &BackupJob, measured: &BackupMeasurements) -> Result<SealedArtifact, Stop> {
-        let list = self.read_parts_list(bucket, job, measured).await?;
-        let composite = format!("{}-{}", STANDARD.encode(list.composite_sha256()), list.parts.len());
-        let key = job.artifact_key();
-        let upload_id = job.upload_id.as_deref().ok_or_else(|| {
+    async fn complete_artifact(&self, bucket: &Bucket, record: &mut Record<BackupJob>, measured: &BackupMeasurements) -> Result<SealedArtifact, Stop> {
+        let list = self.read_parts_list(bucket, &record.body, measured).await?;
+        let key = record.body.artifact_key();
+        let upload_id = record.body.upload_id.clone().ok_or_else(|| {
             Stop::Failed(FailureClass::SealImpossible, "finalizing without an upload".into())
         })?;
-        let version = match self.complete_upload(bucket, &key, upload_id, &list).await {
+        let completed = match list_parts(bucket, &key, &upload_id, &list).await {
+            Ok(parts) => {
+                let etag = composite_etag(&parts);
+                if record.body.seal.expected_etag != etag {
+                    let mut next = record.body.clone();
+                    next.seal.expected_etag = etag;
+                    *record = self.replace_backup(record, &next).await?;
+                }
+                self.fault_point("seal:parts-listed");
+                bucket.complete_upload(&key, &upload_id, &parts).await.map(|o| o.version_id).map_err(Stop::from)
+            }
+            Err(stop) => Err(stop),
+        };
+        let job = &record.body;
+        let expected = Expected {
+            size: measured.size_bytes,
+            sha256: format!("{}-{}", STANDARD.encode(list.composite_sha256()), list.parts.len()),
+            etag: job.seal.expected_etag.clone(),
+        };
+        let version = match completed {
             Ok(version) => version,
             // The upload is gone, or the answer was lost: perhaps an earlier Complete did its work.
             Err(stop @ (Stop::Later(_) | Stop::Failed(FailureClass::SealUploadLost, _))) => {
-                match find_completed(bucket, job, &key, measured.size_bytes, &composite).await? {
+                match find_completed(bucket, job, &key, &expected).await? {
                     Some(version) => version,
                     None => return Err(stop),
                 }
@@ -182,10 +201,10 @@ impl Domain {
         };
         self.fault_point("seal:upload-completed");
         let facts = bucket.head(&key, version.as_deref()).await?.ok_or_else(|| mismatch("the completed object is not there"))?;
-        check_facts(&facts, measured.size_bytes, &composite)?;
+        let attested = expected.check(&facts)?;
         Ok(SealedArtifact {
             version_id: facts.version_id.clone().or(version).unwrap_or_else(|| NOT_OBSERVABLE.into()),
-            attested: attested(&facts),
+            attested,
             retention: observed_retention(&facts, &job.retain_until)?,
         })
     }
@@ -205,25 +224,6 @@ impl Domain {
             return Err(Stop::Failed(FailureClass::SealImpossible, "the parts list contradicts the measurements".into()));
         }
         Ok(list)
-    }
-
-    async fn complete_upload(&self, bucket: &Bucket, key: &str, upload_id: &str, list: &PartsList) -> Result<Option<String>, Stop> {
-        let uploaded = bucket.list_parts(key, upload_id).await?;
-        let by_number: HashMap<u32, _> = uploaded.into_iter().map(|p| (p.number, p)).collect();
-        let mut parts = Vec::with_capacity(list.parts.len());
-        for part in &list.parts {
-            let Some(there) = by_number.get(&part.number) else { return Err(mismatch(format!("part {} is not in the upload", part.number))) };
-            let sha256 = STANDARD.encode(hex::decode(&part.sha256).unwrap_or_default());
-            let digest_agrees = there.sha256_base64.as_deref().is_none_or(|given| given == sha256);
-            if there.size_bytes != part.size_bytes || !digest_agrees {
-                return Err(mismatch(format!("part {} in the upload is another one", part.number)));
-            }
-            parts.push(CompletedPart { number: part.number, etag: there.etag.clone(), sha256_base64: Some(sha256) });
-        }
-        if by_number.len() != parts.len() {
-            return Err(mismatch("the upload has parts that the runner did not list"));
-        }
-        Ok(bucket.complete_upload(key, upload_id, &parts).await?.version_id)
     }
 
     /// HEAD only: the control plane never reads an annex.
@@ -347,36 +347,73 @@ impl Domain {
     }
 }
 
+/// The parts of an upload, which must be exactly those that the runner listed.
+async fn list_parts(bucket: &Bucket, key: &str, upload_id: &str, list: &PartsList) -> Result<Vec<CompletedPart>, Stop> {
+    let uploaded = bucket.list_parts(key, upload_id).await?;
+    let by_number: HashMap<u32, _> = uploaded.into_iter().map(|p| (p.number, p)).collect();
+    let mut parts = Vec::with_capacity(list.parts.len());
+    for part in &list.parts {
+        let there = by_number.get(&part.number).ok_or_else(|| mismatch(format!("part {} is not in the upload", part.number)))?;
+        let sha256 = STANDARD.encode(hex::decode(&part.sha256).unwrap_or_default());
+        let digest_agrees = there.sha256_base64.as_deref().is_none_or(|given| given == sha256);
+        if there.size_bytes != part.size_bytes || !digest_agrees {
+            return Err(mismatch(format!("part {} in the upload is another one", part.number)));
+        }
+        parts.push(CompletedPart { number: part.number, etag: there.etag.clone(), sha256_base64: Some(sha256) });
+    }
+    if by_number.len() != parts.len() {
+        return Err(mismatch("the upload has parts that the runner did not list"));
+    }
+    Ok(parts)
+}
+
+/// S3's ETag of a multipart object: MD5 over the parts' MD5s, and their number. `None` where the parts' ETags are no
+/// MD5s (SSE-KMS).
+fn composite_etag(parts: &[CompletedPart]) -> Option<String> {
+    let mut md5 = Md5::new();
+    for part in parts {
+        let digest = hex::decode(part.etag.trim_matches('"')).ok().filter(|d| d.len() == 16)?;
+        md5.update(digest);
+    }
+    Some(format!("{}-{}", hex::encode(md5.finalize()), parts.len()))
+}
+
+/// What the completed object must be.
+struct Expected {
+    size: u64,
+    sha256: String,
+    etag: Option<String>,
+}
+
+impl Expected {
+    /// Compares size and the strongest checksum that the provider attests, and says which that was.
+    fn check(&self, facts: &ObjectFacts) -> Result<Attested, Stop> {
+        if facts.size_bytes != self.size {
+            return Err(mismatch(format!("the object has {} bytes, {} were uploaded", facts.size_bytes, self.size)));
+        }
+        let etag = facts.etag.as_deref().map(|e| e.trim_matches('"'));
+        match (facts.checksum_sha256.as_deref(), etag, self.etag.as_deref()) {
+            (Some(given), ..) if given == self.sha256 => Ok(Attested { algorithm: "sha256-composite".into(), value: given.into() }),
+            (Some(_), ..) => Err(mismatch("the provider attests another checksum")),
+            (None, Some(given), Some(expected)) if given == expected => Ok(Attested { algorithm: "md5-etag".into(), value: given.into() }),
+            (None, Some(_), Some(_)) => Err(mismatch("the object's ETag is not that of the parts that were uploaded")),
+            _ => Ok(Attested { algorithm: "none".into(), value: String::new() }),
+        }
+    }
+}
+
 /// A version on the attempt's key that is exactly what would have been completed.
-async fn find_completed(bucket: &Bucket, job: &BackupJob, key: &str, size: u64, composite: &str) -> Result<Option<Option<String>>, Stop> {
+async fn find_completed(bucket: &Bucket, job: &BackupJob, key: &str, expected: &Expected) -> Result<Option<Option<String>>, Stop> {
+    let attempt = job.attempt.to_string();
     for version in bucket.find_versions(key).await? {
         let Some(facts) = bucket.head(key, version.version_id.as_deref()).await? else { continue };
-        let ours = facts.metadata.get("walwarden-backup").map(String::as_str) == Some(job.id.as_str())
-            && facts.metadata.get("walwarden-attempt").map(String::as_str) == Some(job.attempt.to_string().as_str());
-        if ours && check_facts(&facts, size, composite).is_ok() {
+        let marked = |name: &str, value: &str| facts.metadata.get(name).is_some_and(|v| v == value);
+        let ours = marked("walwarden-backup", job.id.as_str()) && marked("walwarden-attempt", &attempt);
+        if ours && expected.check(&facts).is_ok() {
             return Ok(Some(facts.version_id.clone().or(version.version_id)));
         }
     }
     Ok(None)
-}
-
-fn check_facts(facts: &ObjectFacts, size: u64, composite: &str) -> Result<(), Stop> {
-    if facts.size_bytes != size {
-        return Err(mismatch(format!("the object has {} bytes, {size} were uploaded", facts.size_bytes)));
-    }
-    match facts.checksum_sha256.as_deref() {
-        Some(given) if given != composite => Err(mismatch("the provider attests another checksum")),
-        _ => Ok(()),
-    }
-}
-
-/// The strongest checksum the provider attests.
-fn attested(facts: &ObjectFacts) -> Attested {
-    match (&facts.checksum_sha256, &facts.etag) {
-        (Some(value), _) => Attested { algorithm: "sha256-composite".into(), value: value.clone() },
-        (None, Some(etag)) => Attested { algorithm: "md5-etag".into(), value: etag.trim_matches('"').into() },
-        (None, None) => Attested { algorithm: "none".into(), value: String::new() },
-    }
 }
 
 /// The lock as read back: where it is visible it must reach as far as was asked for.

@@ -15,7 +15,7 @@ pub struct RestoreArguments {
     pub manifest: Option<String>,
     /// Where to restore: postgresql://user@host:5432/dbname. Better kept in WALWARDEN_TARGET: a command line
     /// is visible to this machine's other users.
-    #[arg(long, value_name = "DSN", hide_possible_values = true)]
+    #[arg(long, value_name = "DSN")]
     pub target: Option<String>,
     /// `new_database`: into a database that does not exist yet; the target names a maintenance database such as
     /// postgres. `in_place`: over the target's database.
@@ -56,7 +56,7 @@ pub struct RestoreArguments {
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
     /// Report a restore that completed while the server was unreachable: the file that restore named.
-    #[arg(long, value_name = "FILE", exclusive = true)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["manifest", "target", "mode", "created_database", "plan", "prove"])]
     pub report: Option<PathBuf>,
     /// Write JSON, one object a line.
     #[arg(long)]
@@ -71,16 +71,19 @@ Environment:
   WALWARDEN_PUBKEY    public keys to trust
   WALWARDEN_PG_BIN    directories with pg_restore
   WALWARDEN_WORK_DIR  where the download is kept
-  WALWARDEN_LOG       diagnostic log on stderr, such as `debug`
+  WALWARDEN_LOG       diagnostics on stderr: error, warn, info, debug or trace
   PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE, PGSSLROOTCERT  as libpq reads them
 
 Exit codes:
-  0  restored        1  passing trouble: run it again      2  yours to fix: nothing was done
-  3  failed for good 4  interrupted
+  0  restored
+  1  passing trouble: run it again
+  2  yours to fix; nothing was done
+  3  failed for good
+  4  interrupted
 
-The backup's signature, manifest and bytes are verified on this machine before pg_restore reads any of it. The
-archive's SQL comes from the source database and runs with the target role's rights. Credentials and data never
-reach Walwarden; it learns of steps, sizes and counts.";
+Signature, manifest and bytes of the backup are verified on this machine before pg_restore reads any of it. \
+The archive's SQL comes from the source database and runs with the target role's rights. \
+Credentials and data never reach Walwarden; it learns of steps, sizes and counts.";
 
 /// Runs `walwarden restore`.
 pub async fn run(arguments: RestoreArguments, output: &Output) -> Result<(), Failure> {

@@ -3,11 +3,13 @@
 pub mod artifact;
 pub mod database;
 pub mod download;
+pub mod ending;
 pub mod engine;
 pub mod evidence;
 pub mod guards;
 pub mod later;
 pub mod plan;
+pub mod prepare;
 pub mod programs;
 pub mod prove;
 pub mod session;

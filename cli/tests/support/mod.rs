@@ -35,6 +35,20 @@ pub fn restore(server: &Server, backup: &Backup, target: &str, mode: &str, work:
     command
 }
 
+/// The sample database, as `source`.
+pub fn sample(postgres: &Postgres) {
+    postgres.run("postgres", include_str!("../../../tests/sample/roles.sql"));
+    postgres.run("postgres", "CREATE DATABASE source TEMPLATE template0");
+    postgres.run("source", include_str!("../../../tests/sample/small.sql"));
+}
+
+/// The error a command ended with: its code, and its whole text.
+pub fn error(output: &Output) -> (String, String) {
+    let last = events(output).pop().expect("a last line");
+    assert_eq!(last["exitCode"].as_i64(), output.status.code().map(i64::from), "{}", said(output));
+    (last["error"]["code"].as_str().unwrap().to_owned(), last.to_string())
+}
+
 /// JSON lines of stdout.
 pub fn events(output: &Output) -> Vec<Value> {
     String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()

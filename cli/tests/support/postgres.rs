@@ -41,8 +41,17 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
+/// Debian's where it is there: it is the one every machine of ours has.
+pub fn usual_major() -> u32 {
+    majors().into_iter().find(|major| *major == 15).unwrap_or_else(|| majors()[0])
+}
+
 impl Postgres {
     pub fn start(major: u32) -> Self {
+        Self::start_with(major, &[])
+    }
+
+    pub fn start_with(major: u32, settings: &[&str]) -> Self {
         let bin = bin_dir(major).expect("this major");
         let directory = tempfile::tempdir().unwrap();
         if rustix::process::geteuid().is_root() {
@@ -59,6 +68,9 @@ impl Postgres {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = unprivileged(&bin.join("postgres"));
         for setting in ["fsync=off", "listen_addresses=127.0.0.1", "wal_level=logical", "max_connections=50", "shared_buffers=64MB", "autovacuum=off"] {
+            command.args(["-c", setting]);
+        }
+        for setting in settings {
             command.args(["-c", setting]);
         }
         command.args(["-c", &format!("port={port}"), "-c", &format!("unix_socket_directories={}", directory.path().display())]);
@@ -102,6 +114,27 @@ impl Postgres {
 
     pub fn dsn(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A login that is no superuser, and its connection string.
+    pub fn login(&self, name: &str, attributes: &str, database: &str) -> String {
+        self.run("postgres", &format!("CREATE ROLE {name} LOGIN {attributes} PASSWORD 'hunter2hunter2'"));
+        format!("postgresql://{name}:hunter2hunter2@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A directory whose pg_restore runs the real one, then a script (`$DATABASE` is what was restored into).
+    pub fn wrapped_pg_restore(&self, directory: &Path, instead: Option<&str>, then: &str) -> PathBuf {
+        let bin = bin_dir(self.major).unwrap();
+        let real = bin.join("pg_restore").display().to_string();
+        let run = instead.map_or_else(|| format!("'{real}' \"$@\" || exit $?"), str::to_owned);
+        let script = format!(
+            "#!/bin/sh\ncase \"$1\" in --version|--list) exec '{real}' \"$@\";; esac\nfor a in \"$@\"; do case \"$a\" in --dbname=*) DATABASE=${{a#--dbname=}};; esac; done\nPSQL='{}'\n{run}\n{then}\n",
+            bin.join("psql").display()
+        );
+        let path = directory.join("pg_restore");
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        directory.to_owned()
     }
 
     pub fn databases(&self) -> Vec<String> {

@@ -27,6 +27,8 @@ pub struct Behaviour {
     pub forbid: AtomicU32,
     /// So many artifact answers end early.
     pub cut: AtomicU32,
+    /// After so many artifact answers the next ones never end; 0 = none.
+    pub stall_after: AtomicUsize,
     /// Requests for the artifact so far.
     pub artifact_requests: AtomicUsize,
     /// Claims so far.
@@ -167,7 +169,11 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
         "/.well-known/walwarden-pubkey.pem" => return respond(&mut stream, "200 OK", "", served.pem.as_bytes()),
         "/bucket/annex" => return respond(&mut stream, "200 OK", "", &served.annex),
         "/bucket/artifact" => {
-            behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
+            let before = behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
+            let stall = behaviour.stall_after.load(Ordering::Relaxed);
+            if stall > 0 && before >= stall {
+                std::thread::sleep(std::time::Duration::from_secs(300));
+            }
             if !owner || behaviour.forbid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
                 return respond(&mut stream, "403 Forbidden", "", b"<Error/>");
             }

@@ -80,6 +80,10 @@ pub struct SealProgress {
     pub lease_until: Option<String>,
     /// When sealing was first tried.
     pub since: Option<String>,
+    /// ETag that the completed object will have, from the ETags of its parts: kept before it is completed, for
+    /// afterwards the parts cannot be listed any more. It is compared where the provider attests no SHA-256.
+    #[serde(default)]
+    pub expected_etag: Option<String>,
     /// The artifact, once completed and read back.
     pub artifact: Option<SealedArtifact>,
     /// Version of the annex.

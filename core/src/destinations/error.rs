@@ -219,6 +219,8 @@ impl StorageError {
             | (_, 429) => StorageErrorKind::Unreachable,
             ("NotImplemented", _) | (_, 501) => StorageErrorKind::Refused("NotImplemented".into()),
             ("InternalError" | "ServiceUnavailable", _) | (_, 500..=599) => StorageErrorKind::Unreachable,
+            // Success by its status, and yet not an answer: cut off, or from something between us and the bucket.
+            ("", 200..=299) => StorageErrorKind::Unreachable,
             ("", 404) => StorageErrorKind::NotFound,
             ("", _) => StorageErrorKind::Refused(status.to_string()),
             (code, _) => StorageErrorKind::Refused(code.to_owned()),
@@ -278,6 +280,7 @@ mod tests {
         assert_eq!(kind(404, Some("NoSuchBucket")), StorageErrorKind::Refused("NoSuchBucket".into()));
         assert_eq!(kind(503, Some("SlowDown")), StorageErrorKind::Unreachable);
         assert_eq!(kind(502, None), StorageErrorKind::Unreachable);
+        assert_eq!(kind(200, None), StorageErrorKind::Unreachable);
         assert_eq!(kind(501, None), StorageErrorKind::Refused("NotImplemented".into()));
         assert_eq!(kind(400, Some("ExpiredToken")), StorageErrorKind::Unreachable);
         assert_eq!(kind(412, None), StorageErrorKind::PreconditionFailed);

@@ -31,7 +31,7 @@ use crate::{
 /// How long artifacts are locked where nothing else is asked for.
 pub const DEFAULT_RETENTION_DAYS: u32 = 30;
 /// Largest dump where nothing else is asked for.
-pub const DEFAULT_MAX_BYTES: u64 = 16 << 40;
+pub const DEFAULT_MAX_BYTES: u64 = 4 << 40;
 /// Longest dump where nothing else is asked for.
 pub const DEFAULT_MAX_HOURS: u32 = 24;
 

@@ -356,6 +356,22 @@ async fn preflight_verifies_a_locked_bucket_and_cleans_up() {
 }
 
 #[tokio::test]
+async fn preflight_finds_a_server_that_lets_locks_be_shortened() {
+    let server = Seaweed::start().unwrap();
+    server.create_locked_bucket("backups").unwrap();
+    let mut config = config(&server, "backups");
+    if let DestinationAccess::S3Compatible { endpoint, .. } = &mut config.access {
+        *endpoint = door(&server.endpoint(), Fault::NodAtRetention).await;
+    }
+    let checks =
+        preflight(&config, &local(), &Probe { org: &org(), id: "01jd7z9k3m5n7p9r1t3v5x7z9a", at: now() }).await;
+    show(&checks);
+    let not_passed = checks.iter().filter(|check| check.outcome == CheckOutcome::Failed);
+    assert_eq!(not_passed.map(|check| check.name.as_str()).collect::<Vec<_>>(), ["retention_enforced"]);
+    assert!(!is_verified(&checks));
+}
+
+#[tokio::test]
 async fn preflight_fails_a_bucket_without_lock() {
     let server = Seaweed::start().unwrap();
     server.create_bucket("plain").unwrap();

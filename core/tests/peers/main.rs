@@ -4,4 +4,3 @@ mod aws;
 mod destinations;
 mod kms;
 mod world;
-mod zz_moto;

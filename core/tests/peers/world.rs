@@ -101,6 +101,8 @@ pub enum Fault {
     None,
     /// The first request of that method is carried out, but its answer does not arrive.
     LoseFirst(&'static str),
+    /// Changes of retention after the first are acknowledged and not carried out.
+    NodAtRetention,
 }
 
 /// A door to a server that says of each request that it came over TLS, as a proxy that ends TLS does.
@@ -124,6 +126,16 @@ async fn pass(mut client: TcpStream, target: String, fault: Fault, lost: Arc<Ato
     }
     let lose = matches!(fault, Fault::LoseFirst(method) if head.starts_with(method.as_bytes()))
         && !lost.swap(true, Ordering::SeqCst);
+    if matches!(fault, Fault::NodAtRetention)
+        && head.starts_with(b"PUT ")
+        && contains(&head, b"retention")
+        && lost.swap(true, Ordering::SeqCst)
+    {
+        while !contains(&head, b"</Retention>") {
+            head.push(client.read_u8().await?);
+        }
+        return client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    }
     // One request to a connection, so that there is one head to change and one answer to lose.
     head.extend_from_slice(b"x-forwarded-proto: https\r\nconnection: close\r\n");
     let mut server = TcpStream::connect(target).await?;
@@ -135,4 +147,8 @@ async fn pass(mut client: TcpStream, target: String, fault: Fault, lost: Arc<Ato
     from_server.read_to_end(&mut answer).await?;
     sending.abort();
     if lose { Ok(()) } else { to_client.write_all(&answer).await }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }

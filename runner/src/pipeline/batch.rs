@@ -36,8 +36,9 @@ pub(super) struct Segment {
     pub(super) last: Option<u32>,
     /// The table it belongs to, and the whole rows to digest.
     pub(super) rows: Option<(usize, Range<usize>)>,
-    /// For errors.
+    /// For errors: its entry, and how much of the archive was read when it was cut.
     pub(super) dump_id: i32,
+    pub(super) offset: u64,
 }
 
 pub(super) struct Batch {

@@ -32,13 +32,7 @@ impl Compressor {
     }
 
     /// Appends a piece to `out`, compressed and in chunks. `last` is the stream's Adler-32 if this ends it.
-    pub(super) fn piece(
-        &mut self,
-        piece: &[u8],
-        first: bool,
-        last: Option<u32>,
-        out: &mut Vec<u8>,
-    ) -> io::Result<()> {
+    pub(super) fn piece(&mut self, piece: &[u8], first: bool, last: Option<u32>, out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::Gzip { level, chunk } => {
                 chunk.clear();

@@ -13,6 +13,7 @@
 
 mod batch;
 mod codec;
+mod failure;
 mod producer;
 mod worker;
 mod writer;
@@ -23,13 +24,11 @@ mod tests;
 use std::{
     io::{self, Read},
     num::NonZeroUsize,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64},
     thread,
 };
 
+use failure::{Failure, Stopped};
 use thiserror::Error;
 use walwarden_verifier::archive::{
     ArchiveError, Compression, Header, LargeObject, Limits, RowKey, TableData, TocEntry,
@@ -194,38 +193,6 @@ pub enum PipelineError {
     Died,
 }
 
-/// The first failure, which ends everything else.
-struct Failure<'a> {
-    first: Mutex<Option<PipelineError>>,
-    stopped: AtomicBool,
-    cancel: &'a AtomicBool,
-    on_failure: &'a (dyn Fn() + Sync),
-}
-
-/// The work was given up; the reason is in [`Failure`].
-struct Stopped;
-
-impl Failure<'_> {
-    fn set(&self, error: PipelineError) -> Stopped {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() {
-            *first = Some(error);
-            self.stopped.store(true, Ordering::Relaxed);
-            drop(first);
-            (self.on_failure)();
-        }
-        Stopped
-    }
-
-    /// Fails where somebody else has, or where the caller cancelled.
-    fn check(&self) -> Result<(), Stopped> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(self.set(PipelineError::Cancelled));
-        }
-        if self.stopped.load(Ordering::Relaxed) { Err(Stopped) } else { Ok(()) }
-    }
-}
-
 /// Rewrites the archive that `input` yields and passes it to `sink`, in order, in slices of about a piece.
 /// Blocks until it is done; no thread outlives it.
 pub fn run<R, S>(input: R, settings: &Settings<'_>, sink: S) -> Result<Outcome, PipelineError>
@@ -236,12 +203,7 @@ where
     if !settings.codec.is_valid() {
         return Err(PipelineError::Codec(settings.codec));
     }
-    let failure = Failure {
-        first: Mutex::new(None),
-        stopped: AtomicBool::new(false),
-        cancel: settings.cancel,
-        on_failure: settings.on_failure,
-    };
+    let failure = Failure::none_yet(settings);
     let plan = batch::Plan::new(settings);
     let (producer_end, worker_end, writer_end) = plan.channels();
     let result = thread::scope(|scope| {
@@ -266,8 +228,7 @@ where
         worked?;
         Ok((produced?, written??))
     });
-    let first = failure.first.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match (result, first) {
+    match (result, failure.into_first()) {
         (_, Some(error)) => Err(error),
         (Err(Stopped), None) => Err(PipelineError::Died),
         (Ok((produced, written)), None) => Ok(outcome(produced, written)),

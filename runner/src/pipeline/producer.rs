@@ -18,15 +18,13 @@ use memchr::{memchr, memrchr};
 use sha2::{Digest, Sha256};
 use simd_adler32::Adler32;
 use walwarden_verifier::archive::{
-    ArchiveError, ArchiveReader, BLOCK_DATA, BLOCK_LARGE_OBJECTS, Compression, ContentsDigest, DataState, Header, Item, LargeObject,
-    RowHasher, Rule, TERMINATOR, TableData, TextFault, TocEntry, put_int,
+    ArchiveError, ArchiveReader, BLOCK_DATA, BLOCK_LARGE_OBJECTS, Compression, ContentsDigest, DataState, Header, Item,
+    LargeObject, RowHasher, Rule, TERMINATOR, TableData, TextFault, TocEntry, put_int,
 };
 
 use super::{
     Codec, Failure, PipelineError, Settings, Stopped,
-    batch::{
-        Batch, HELD_BYTES, Job, MAX_OPERATIONS, Operation, Plan, ProducerEnd, Segment,
-    },
+    batch::{Batch, HELD_BYTES, Job, MAX_OPERATIONS, Operation, Plan, ProducerEnd, Segment},
 };
 
 /// How often a producer that waits for a buffer looks whether to stop.
@@ -50,14 +48,7 @@ pub(super) fn produce<R: Read>(
     failure: &Failure<'_>,
 ) -> Result<Produced, Stopped> {
     let watched = Watched { input, settings, failure };
-    let mut producer = Producer {
-        settings,
-        plan,
-        failure,
-        end,
-        bytes: Vec::new(),
-        operations: Vec::new(),
-    };
+    let mut producer = Producer { settings, plan, failure, end, bytes: Vec::new(), operations: Vec::new() };
     let result = producer.archive(watched);
     result.map_err(|fault| match fault {
         Fault::Stopped => Stopped,
@@ -226,7 +217,9 @@ impl Producer<'_> {
                 adler.write(piece);
             }
             let last = ended.then(|| adler.finish());
-            self.operations.push(Operation::Segment(Segment { range: start..end, first, last, rows, dump_id }));
+            let offset = reader.offset();
+            let segment = Segment { range: start..end, first, last, rows, dump_id, offset };
+            self.operations.push(Operation::Segment(segment));
             if ended {
                 return self.int(0);
             }

@@ -12,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 use walwarden_verifier::archive::{ArchiveReader, Item, ROW_KEY_BYTES, RowKey, Survey, survey};
 
-use super::{batch::PIECE_BYTES, *};
+use super::*;
 
 #[path = "../../../verifier/src/archive/synthetic.rs"]
 mod synthetic;
@@ -20,12 +20,16 @@ use synthetic::*;
 
 const KEY: RowKey = [7; ROW_KEY_BYTES];
 
+/// Small, so that little data is cut often.
+const PIECE_BYTES: usize = 20_000;
+
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 fn rewrite(input: impl Read, codec: Codec, threads: usize) -> Result<(Outcome, Vec<u8>), PipelineError> {
     let progress = Progress::default();
     let mut settings = Settings::new(codec, KEY, &progress, &NEVER);
     settings.threads = NonZeroUsize::new(threads).unwrap();
+    settings.piece_bytes = PIECE_BYTES;
     let mut out = Vec::new();
     let outcome = run(input, &settings, |bytes: &[u8]| {
         out.extend_from_slice(bytes);
@@ -119,6 +123,7 @@ fn pieces_join_at_every_size_around_the_cut() {
 fn long_rows_pass_in_bounded_memory() {
     // 64 MB in one row, and no buffer for it: what is read and not yet written stays within the bound.
     const LENGTH: usize = 64 << 20;
+    const PIECE: usize = 1 << 20;
     let minor = 16;
     let empty = archive(minor, 0, &[table(2, "t", b"")], &|_| vec![]);
     let head = &empty[..empty.len() - 5];
@@ -132,16 +137,17 @@ fn long_rows_pass_in_bounded_memory() {
     let input = Cursor::new([head, &framing].concat()).chain(row).chain(Cursor::new(end));
 
     let progress = Progress::default();
-    let settings = Settings { memory_bytes: 8 << 20, ..Settings::new(Codec::Gzip(1), KEY, &progress, &NEVER) };
+    let settings =
+        Settings { memory_bytes: 8 << 20, piece_bytes: PIECE, ..Settings::new(Codec::Gzip(1), KEY, &progress, &NEVER) };
     let most = AtomicU64::new(0);
     let mut decoded = 0u64;
     let outcome = run(input, &settings, |bytes: &[u8]| {
         // A slow sink: the producer would run ahead if it could.
         thread::sleep(Duration::from_millis(2));
-        decoded += PIECE_BYTES as u64;
+        decoded += PIECE as u64;
         let ahead = progress.raw_bytes.load(Ordering::Relaxed).saturating_sub(decoded);
         most.fetch_max(ahead, Ordering::Relaxed);
-        assert!(bytes.len() < PIECE_BYTES);
+        assert!(bytes.len() < PIECE);
         Ok(())
     })
     .unwrap();
@@ -186,7 +192,7 @@ fn what_is_not_understood_is_refused() {
 
 #[test]
 fn one_failure_ends_every_thread() {
-    let original = archive(16, 0, &[table(2, "t", &rows(16 << 20, 100, 1))], &chunk_per_row);
+    let original = archive(16, 0, &[table(2, "t", &rows(6 << 20, 100, 1))], &chunk_per_row);
     // The sink fails while pg_dump is silent: the caller is told, and ends pg_dump.
     let (release, released) = mpsc::channel::<()>();
     struct Silent(mpsc::Receiver<()>);
@@ -197,10 +203,13 @@ fn one_failure_ends_every_thread() {
         }
     }
     let progress = Progress::default();
-    let end = || drop(release.send(()));
+    let end = || {
+        let _ = release.send(());
+    };
     let mut settings = Settings::new(Codec::Gzip(6), KEY, &progress, &NEVER);
+    settings.piece_bytes = PIECE_BYTES;
     settings.on_failure = &end;
-    let input = Cursor::new(&original[..8 << 20]).chain(Silent(released));
+    let input = Cursor::new(&original[..5 << 20]).chain(Silent(released));
     let result = run(input, &settings, |_: &[u8]| Err(io::Error::other("full")));
     assert!(matches!(result, Err(PipelineError::Sink(_))), "{result:?}");
 
@@ -217,9 +226,11 @@ impl Read for FailingRead {
 
 #[test]
 fn cancelling_is_prompt_even_when_the_sink_blocks_the_line() {
-    let original = archive(16, 0, &[table(2, "t", &rows(64 << 20, 100, 1))], &chunk_per_row);
+    let original = archive(16, 0, &[table(2, "t", &rows(6 << 20, 100, 1))], &chunk_per_row);
     let (progress, cancel) = (Progress::default(), AtomicBool::new(false));
-    let settings = Settings::new(Codec::Gzip(6), KEY, &progress, &cancel);
+    // No more than the fewest buffers.
+    let few = Settings::new(Codec::Gzip(6), KEY, &progress, &cancel);
+    let settings = Settings { memory_bytes: 0, piece_bytes: PIECE_BYTES, ..few };
     let start = Instant::now();
     let result = thread::scope(|scope| {
         scope.spawn(|| {
@@ -257,17 +268,17 @@ fn definitions_are_kept_where_asked() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn rewriting_keeps_every_byte(
-        tables in prop::collection::vec((0usize..5 << 20, prop::sample::select(vec![1usize, 40, 3000, 3 << 20]), any::<u64>()), 0..4),
-        sizes in prop::collection::vec(0usize..3 << 20, 0..4),
+        tables in prop::collection::vec((0usize..150_000, prop::sample::select(vec![1usize, 40, 3_000, 90_000]), any::<u64>()), 0..4),
+        sizes in prop::collection::vec(0usize..80_000, 0..4),
         minor in 14u8..17,
         zstd: bool,
         level in 1u8..7,
         threads in 1usize..5,
-        chunk in prop::sample::select(vec![0usize, 1 << 12, 5 << 20]),
+        chunk in prop::sample::select(vec![0usize, 1 << 12, 1 << 20]),
     ) {
         let mut entries = vec![entry(1, "TABLE", "t")];
         for (at, (bytes, longest, seed)) in tables.iter().enumerate() {

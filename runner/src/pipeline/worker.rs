@@ -4,11 +4,12 @@ use walwarden_verifier::archive::{ArchiveError, Place, RowHasher, Rule, TextFaul
 
 use super::{
     Failure, PipelineError, Settings,
-    batch::{Batch, Finished, Job, Operation, Plan, WorkerEnd},
+    batch::{Batch, Finished, Job, Operation, Plan, Segment, WorkerEnd},
     codec::Compressor,
 };
 
 pub(super) fn work(jobs: WorkerEnd, settings: &Settings<'_>, plan: Plan, failure: &Failure<'_>) {
+    let _guard = failure.guard();
     let mut compressor = match Compressor::new(settings.codec) {
         Ok(compressor) => compressor,
         Err(error) => {
@@ -52,22 +53,19 @@ fn finish(
                     let mut hasher = RowHasher::new(&settings.row_key);
                     hasher.write(&batch.bytes[range.clone()]);
                     if hasher.terminators() > 0 {
-                        return Err(early_terminator(segment.dump_id));
+                        return Err(early_terminator(segment));
                     }
                     rows.push((*table, hasher.finish()));
                 }
                 let piece = &batch.bytes[segment.range.clone()];
-                compressor
-                    .piece(piece, segment.first, segment.last, &mut out)
-                    .map_err(PipelineError::Compress)?;
+                compressor.piece(piece, segment.first, segment.last, &mut out).map_err(PipelineError::Compress)?;
             }
         }
     }
     Ok(Finished { bytes: out, rows })
 }
 
-fn early_terminator(dump_id: i32) -> PipelineError {
+fn early_terminator(segment: &Segment) -> PipelineError {
     let rule = Rule::CopyText(TextFault::EarlyTerminator.as_str());
-    // Where exactly is no longer known here.
-    ArchiveError::Malformed { place: Place::Item(dump_id), offset: 0, rule }.into()
+    ArchiveError::Malformed { place: Place::Item(segment.dump_id), offset: segment.offset, rule }.into()
 }

@@ -20,6 +20,7 @@ pub(super) fn write(
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
     failure: &Failure<'_>,
 ) -> Result<Written, Stopped> {
+    let _guard = failure.guard();
     let mut hash = Sha256::new();
     let mut size_bytes = 0;
     let mut row_sums: Vec<RowSum> = Vec::new();

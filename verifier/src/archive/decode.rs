@@ -40,8 +40,7 @@ impl<'a, R: Read> ItemReader<'a, R> {
                     decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
                     Ok(decoder)
                 });
-                let decoder =
-                    decoder.map_err(|source| ArchiveError::Read { offset: reader.offset(), source })?;
+                let decoder = decoder.map_err(|source| ArchiveError::Read { offset: reader.offset(), source })?;
                 Decoder::Zstd { decoder, in_frame: false, frames: 0 }
             }
             Compression::Lz4 => return Err(reader.malformed(Rule::Lz4)),

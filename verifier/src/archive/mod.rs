@@ -5,6 +5,9 @@
 //! the table of contents, and calls an archive complete only when every item that was announced was seen and the
 //! input ended on a block boundary. It reads; it never runs or interprets the SQL it finds.
 //!
+//! So it also refuses what `pg_dump -Fc > file` of Postgres 16 and later leaves: that pg_dump opens standard output for
+//! appending, so its second, corrected table of contents lands behind the data. Piped archives and `--file` have none.
+//!
 //! The format has no written specification; the source is Postgres' own `src/bin/pg_dump/pg_backup_archiver.c`,
 //! `pg_backup_custom.c` and `compress_*.c`.
 

@@ -21,9 +21,8 @@ pub type RowKey = [u8; ROW_KEY_BYTES];
 pub const TERMINATOR: &[u8; 5] = b"\\.\n\n\n";
 
 /// FIPS 180-4, section 5.3.3.
-const INITIAL: [u32; 8] = [
-    0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19,
-];
+const INITIAL: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 /// A number of rows and the sum of their digests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -63,11 +63,7 @@ impl Survey {
 
 /// Reads all of `input`, decoding every item. `key` is the backup's row key; any will do to check and count. Each entry
 /// is shown to `see`. Success means a complete archive.
-pub fn survey<R: Read>(
-    input: R,
-    key: &RowKey,
-    mut see: impl FnMut(&TocEntry),
-) -> Result<Survey, ArchiveError> {
+pub fn survey<R: Read>(input: R, key: &RowKey, mut see: impl FnMut(&TocEntry)) -> Result<Survey, ArchiveError> {
     let mut reader = ArchiveReader::new(input)?;
     let mut digest = ContentsDigest::default();
     let mut entries = 0;

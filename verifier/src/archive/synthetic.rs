@@ -130,7 +130,7 @@ pub fn archive(minor: u8, method: u8, entries: &[Entry], encode: &dyn Fn(&[u8]) 
         out.extend_from_slice(&[0; 8]);
     }
     for entry in entries {
-        let mut stream = |out: &mut Vec<u8>, content: &[u8]| {
+        let stream = |out: &mut Vec<u8>, content: &[u8]| {
             for chunk in encode(content) {
                 int(out, chunk.len() as i64);
                 out.extend_from_slice(&chunk);

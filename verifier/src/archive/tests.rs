@@ -32,7 +32,8 @@ fn encoder(method: u8) -> &'static dyn Fn(&[u8]) -> Vec<Vec<u8>> {
 }
 
 fn sample(minor: u8) -> Vec<Entry> {
-    let mut entries = vec![entry(1, "TABLE", "t\"\u{1}\u{e9}"), table(2, "t", b"a\tb\n\nc\\n\n"), table(3, "empty", b"")];
+    let mut entries =
+        vec![entry(1, "TABLE", "t\"\u{1}\u{e9}"), table(2, "t", b"a\tb\n\nc\\n\n"), table(3, "empty", b"")];
     let big = [9; 300];
     entries.extend(objects(10, minor, &[(4_000_000_000, b"large"), (5, b""), (6, &big)]));
     entries.push(entry(40, "INDEX", "i"));
@@ -147,7 +148,8 @@ fn large_objects_are_those_announced() {
 
 #[test]
 fn streams_pg_restore_would_mishandle_are_refused() {
-    let archive = |method, encode: &dyn Fn(&[u8]) -> Vec<Vec<u8>>| archive(16, method, &[table(2, "t", b"row\n")], encode);
+    let archive =
+        |method, encode: &dyn Fn(&[u8]) -> Vec<Vec<u8>>| archive(16, method, &[table(2, "t", b"row\n")], encode);
     let trailing = |content: &[u8]| vec![[zlib(content), vec![0]].concat()];
     assert_eq!(rule(&archive(1, &trailing)), Rule::CompressedTrailing);
     let early = |content: &[u8]| vec![zlib(content)[..10].to_vec()];
@@ -162,7 +164,10 @@ fn streams_pg_restore_would_mishandle_are_refused() {
     check(&archive(3, &joined)).unwrap();
     assert_eq!(rule(&archive(3, &split)), Rule::FrameInsideChunk);
     assert_eq!(rule(&archive(3, &|_| vec![])), Rule::CompressedTruncated);
-    assert_eq!(rule(&archive(3, &|content| vec![zstd_chunks(content).concat()[..12].to_vec()])), Rule::CompressedTruncated);
+    assert_eq!(
+        rule(&archive(3, &|content| vec![zstd_chunks(content).concat()[..12].to_vec()])),
+        Rule::CompressedTruncated
+    );
 }
 
 #[test]
@@ -172,7 +177,15 @@ fn table_data_ends_with_its_terminator() {
         check(&archive(14, 0, &[Entry { content, ..table(2, "t", b"") }], &chunk_per_row))
     };
     assert_eq!(raw(b"\n\n\n\\.\n\n\n").unwrap().rows(), 3);
-    for text in [&b""[..], b"row\n", b"\\.\n\n", b"row\\.\n\n\n", b"row\n\\.\n\n\n\n", b"row\n\\.\n\\.\n\n\n", b"\\.\nrow\n\\.\n\n\n"] {
+    for text in [
+        &b""[..],
+        b"row\n",
+        b"\\.\n\n",
+        b"row\\.\n\n\n",
+        b"row\n\\.\n\n\n\n",
+        b"row\n\\.\n\\.\n\n\n",
+        b"\\.\nrow\n\\.\n\n\n",
+    ] {
         assert!(raw(text).is_err(), "{text:?}");
     }
 }
@@ -208,7 +221,13 @@ fn copy_statements_parse() {
         Some(("\"S \"\".\".\"t (x\"", "\"a)\"\"\", b"))
     );
     assert_eq!(target("COPY public.t  FROM stdin;\n"), Some(("public.t", "")));
-    for text in ["COPY public.t (a) FROM stdin; DROP", "COPY public.t (a) TO stdout;\n", "COPY \"t (a) FROM stdin;\n", "", "COPY  (a) FROM stdin;\n"] {
+    for text in [
+        "COPY public.t (a) FROM stdin; DROP",
+        "COPY public.t (a) TO stdout;\n",
+        "COPY \"t (a) FROM stdin;\n",
+        "",
+        "COPY  (a) FROM stdin;\n",
+    ] {
         assert_eq!(target(text), None, "{text}");
     }
 }

@@ -157,19 +157,11 @@ impl TocEntry {
     }
 }
 
-fn required<R: Read>(
-    source: &mut Source<R>,
-    limits: &Limits,
-    name: &'static str,
-) -> Result<String, ArchiveError> {
+fn required<R: Read>(source: &mut Source<R>, limits: &Limits, name: &'static str) -> Result<String, ArchiveError> {
     source.string(limits)?.ok_or_else(|| source.malformed(Rule::MissingString(name)))
 }
 
-fn decimal<R: Read>(
-    source: &mut Source<R>,
-    limits: &Limits,
-    name: &'static str,
-) -> Result<u32, ArchiveError> {
+fn decimal<R: Read>(source: &mut Source<R>, limits: &Limits, name: &'static str) -> Result<u32, ArchiveError> {
     let text = required(source, limits, name)?;
     digits(&text).ok_or_else(|| source.malformed(Rule::Field(name)))
 }

@@ -262,6 +262,7 @@ fn in_place_checks(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: 
             refusals.push(Refusal::new("not_owner", format!("the table {} of the target belongs to another role", shown(&format!("{}.{}", table.schema, table.name))), "connect as its owner"));
         }
     }
+    refusals.extend(blocking_dependents(annex, facts, &in_backup));
     if facts.other_sessions > 0 {
         notes.push(format!("{} in the target database; locks they hold will hold the restore up", format::counted(facts.other_sessions.unsigned_abs(), "other session")));
     }
@@ -269,4 +270,39 @@ fn in_place_checks(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: 
         notes.push("--jobs gives up that all or nothing is restored: if it fails, the target is left half restored".into());
     }
     notes.push("the target needs room for about twice the data until the restore ends".into());
+}
+
+/// Objects made since the backup that would keep its tables from being dropped: pg_restore drops nothing it does not
+/// know.
+fn blocking_dependents(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
+    let of_kinds = |kinds: &[&str]| -> BTreeSet<(&str, &str)> {
+        let known = annex.entries.iter().filter(|entry| kinds.contains(&entry.kind.as_str()));
+        known.map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect()
+    };
+    let views = of_kinds(&["VIEW", "MATERIALIZED VIEW"]);
+    let keys = of_kinds(&["FK CONSTRAINT"]);
+    let stays = |dependent: &&super::target::facts::Dependent| {
+        let on = (dependent.on.0.as_str(), dependent.on.1.as_str());
+        let own = (dependent.schema.as_str(), dependent.name.as_str());
+        let known = if dependent.kind == "foreign key" { &keys } else { &views };
+        (tables.contains(&on) || views.contains(&on)) && !known.contains(&own)
+    };
+    facts
+        .dependents
+        .iter()
+        .filter(stays)
+        .map(|dependent| {
+            let name = quote::qualified(&dependent.schema, &dependent.name);
+            let remedy = match dependent.kind.as_str() {
+                "foreign key" => match dependent.name.split_once(' ') {
+                    Some((table, key)) if !key.contains(' ') => format!("ALTER TABLE {} DROP CONSTRAINT {};", quote::qualified(&dependent.schema, table), quote::ident(key)),
+                    _ => "drop that foreign key, and make it again afterwards".to_owned(),
+                },
+                kind => format!("DROP {} {name};", kind.to_uppercase()),
+            };
+            let what = format!("{} {}", dependent.kind, shown(&format!("{}.{}", dependent.schema, dependent.name)));
+            let on = shown(&format!("{}.{}", dependent.on.0, dependent.on.1));
+            Refusal::new("dependent_object", format!("the {what} is not in the backup and depends on {on}, which is to be dropped"), shown(&remedy))
+        })
+        .collect()
 }

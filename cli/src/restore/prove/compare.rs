@@ -51,7 +51,7 @@ const FIXED: [(&str, &str); 8] = [
 ];
 
 /// Compares everything in `database` with the annex.
-pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &Annex, connections: usize, output: &Output) -> Result<Outcome, Failure> {
+pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &Annex, money_readable: bool, connections: usize, output: &Output) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::default();
     let key: RowKey = match hex::decode(&annex.header.row_key).ok().and_then(|key| <[u8; ROW_KEY_BYTES]>::try_from(key).ok()) {
         Some(key) => key,
@@ -62,9 +62,9 @@ pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &A
         }
     };
     let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
-    let first = open(target, database, annex, None).await?;
+    let first = open(target, database, annex, money_readable, None).await?;
     let snapshot: String = first.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(broke)?.get(0);
-    let catalogue = Catalogue::read(&first, annex).await.map_err(broke)?;
+    let catalogue = Catalogue::read(&first, annex, money_readable).await.map_err(broke)?;
 
     let mut divided = units::divide(annex, &catalogue);
     divided.due.sort_by_key(|unit| std::cmp::Reverse(unit.bytes));
@@ -78,7 +78,7 @@ pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &A
     let read_bytes = Arc::new(AtomicU64::new(0));
     let mut workers = Vec::new();
     for _ in 1..connections {
-        let client = open(target, database, annex, Some(&snapshot)).await?;
+        let client = open(target, database, annex, money_readable, Some(&snapshot)).await?;
         workers.push(tokio::spawn(tables(Arc::new(client), key, queue.clone(), read_bytes.clone())));
     }
     let first = Arc::new(first);
@@ -112,14 +112,15 @@ pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &A
     Ok(outcome)
 }
 
-async fn open(target: &Target, database: &str, annex: &Annex, snapshot: Option<&str>) -> Result<Client, Failure> {
+async fn open(target: &Target, database: &str, annex: &Annex, money_readable: bool, snapshot: Option<&str>) -> Result<Client, Failure> {
     let client = target.connect(database, "walwarden proof").await?;
     let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
     for (name, value) in FIXED {
         client.query("SELECT set_config($1, $2, false)", &[&name, &value]).await.map_err(broke)?;
     }
     for setting in &annex.settings {
-        if let Some(name) = RECORDED.iter().find(|name| name.eq_ignore_ascii_case(&setting.name)) {
+        let recorded = RECORDED.iter().find(|name| name.eq_ignore_ascii_case(&setting.name));
+        if let Some(name) = recorded.filter(|name| money_readable || **name != "lc_monetary") {
             client.query("SELECT set_config($1, $2, false)", &[name, &setting.value]).await.map_err(broke)?;
         }
     }

@@ -29,13 +29,15 @@ pub struct Relation {
 pub struct Catalogue {
     /// Its relations.
     pub relations: BTreeMap<Name, Relation>,
+    /// Relations that would be written in another way than in the backup, and why.
+    pub unreadable: BTreeMap<Name, String>,
     /// Relations below each partitioned table that others load through.
     pub below: BTreeMap<Name, BTreeSet<Name>>,
 }
 
 impl Catalogue {
     /// Reads it in the caller's snapshot.
-    pub async fn read(client: &Client, annex: &Annex) -> Result<Self, tokio_postgres::Error> {
+    pub async fn read(client: &Client, annex: &Annex, money_readable: bool) -> Result<Self, tokio_postgres::Error> {
         let mut catalogue = Self::default();
         let relations = "SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_class c
                            JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -49,6 +51,14 @@ impl Catalogue {
         for row in client.query(config, &[]).await? {
             if let Some(relation) = catalogue.relations.get_mut(&(row.get(0), row.get(1))) {
                 relation.config_condition = Some(row.get(2));
+            }
+        }
+        if !money_readable {
+            let money = "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+                           JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
+                          WHERE a.attnum > 0 AND 'money'::regtype IN (t.oid, t.typelem, t.typbasetype)";
+            for row in client.query(money, &[]).await? {
+                catalogue.unreadable.insert((row.get(0), row.get(1)), "it has values of type money, and the source's lc_monetary is not known here".into());
             }
         }
         let tree = "SELECT n.nspname::text, c.relname::text FROM pg_partition_tree($1::text::regclass) t
@@ -143,6 +153,10 @@ fn single(table: &Table, name: &Name, catalogue: &Catalogue, is_config: bool, op
         units.different.push((label(name), "is missing".into()));
         return;
     };
+    if let Some(why) = catalogue.unreadable.get(name) {
+        units.not_proven.push((label(name), why.clone(), 1));
+        return;
+    }
     let (Some(columns), Some(digest)) = (columns::columns(&table.columns), digest(&table.digest)) else {
         units.not_proven.push((label(name), "its description in the annex is not understood".into(), 1));
         return;
@@ -166,6 +180,10 @@ fn group(root: &Name, tables: &[&Table], catalogue: &Catalogue, options: &str, u
     let name = format!("{} (sum of {})", label(root), crate::format::counted(count, "partition"));
     if !catalogue.relations.contains_key(root) {
         units.different.push((label(root), "is missing".into()));
+        return;
+    }
+    if let Some(why) = catalogue.unreadable.get(root) {
+        units.not_proven.push((name, why.clone(), count));
         return;
     }
     let first = &tables[0].columns;

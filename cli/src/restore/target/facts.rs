@@ -28,6 +28,19 @@ pub struct ExistingTable {
     pub ours: bool,
 }
 
+/// A view or foreign key of the target database that keeps a table from being dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependent {
+    /// `view`, `materialized view` or `foreign key`.
+    pub kind: String,
+    /// Its schema; a foreign key's is its table's.
+    pub schema: String,
+    /// Its name; a foreign key's is `table constraint`.
+    pub name: String,
+    /// The table it depends on.
+    pub on: (String, String),
+}
+
 /// The target as the restoring role sees it.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -57,6 +70,8 @@ pub struct Facts {
     pub tablespaces: Vec<String>,
     /// User tables of the connected database.
     pub tables: Vec<ExistingTable>,
+    /// What depends on them.
+    pub dependents: Vec<Dependent>,
     /// Other sessions in the connected database.
     pub other_sessions: i64,
     /// Why the source's locale cannot be had, if so.
@@ -131,6 +146,7 @@ impl Facts {
         self.databases = texts(client, "SELECT datname::text FROM pg_database").await?;
         self.tablespaces = texts(client, "SELECT spcname::text FROM pg_tablespace").await?;
         self.tables = existing_tables(client).await?;
+        self.dependents = dependents(client).await?;
         Ok(())
     }
 }
@@ -150,6 +166,30 @@ pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, toki
         )
         .await?;
     Ok(rows.iter().map(|row| ExistingTable { schema: row.get(0), name: row.get(1), ours: row.get(2) }).collect())
+}
+
+async fn dependents(client: &Client) -> Result<Vec<Dependent>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, vn.nspname::text,
+                    v.relname::text, tn.nspname::text, t.relname::text
+               FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+               JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace vn ON vn.oid = v.relnamespace
+               JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
+               JOIN pg_namespace tn ON tn.oid = t.relnamespace
+              WHERE v.oid <> t.oid AND v.relkind IN ('v', 'm') AND t.relkind IN ('r', 'p', 'f', 'v', 'm')
+                AND tn.nspname <> 'information_schema' AND tn.nspname !~ '^pg_'
+             UNION ALL
+             SELECT 'foreign key', fn.nspname::text, f.relname || ' ' || c.conname, tn.nspname::text, t.relname::text
+               FROM pg_constraint c JOIN pg_class f ON f.oid = c.conrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
+               JOIN pg_class t ON t.oid = c.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+              WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid <> c.confrelid
+              ORDER BY 1, 2, 3, 4, 5",
+            &[],
+        )
+        .await?;
+    let dependent = |row: &tokio_postgres::Row| Dependent { kind: row.get(0), schema: row.get(1), name: row.get(2), on: (row.get(3), row.get(4)) };
+    Ok(rows.iter().map(dependent).collect())
 }
 
 async fn texts(client: &Client, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {

@@ -122,6 +122,9 @@ impl Target {
                 tracing::debug!(%error, "a connection to the target ended");
             }
         });
+        // A role's own time-outs are made for applications.
+        let timeless = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0";
+        client.batch_execute(timeless).await.map_err(|error| self.refused(&error))?;
         Ok(client)
     }
 
@@ -162,9 +165,7 @@ impl Target {
 
     fn unreachable(&self, why: &str) -> Failure {
         let at = format!("{}:{}", shown(&self.dsn.host), self.dsn.port);
-        let class = Failure::class(FailureClass::TargetUnreachable, format!("the target {at} is not reachable: {why}"));
-        // Nothing was spent yet wherever this ends a command: yours to fix.
-        Failure { exit: walwarden_contract::exit::ExitCode::UserError, ..class }
+        Failure::class(FailureClass::TargetUnreachable, format!("the target {at} is not reachable: {why}"))
             .hint("check host and port in the target, and that this machine may connect (psql with the same string)")
     }
 

@@ -93,7 +93,7 @@ async fn public_access(run: &mut Run, bucket: &Bucket) {
             }
         }
         Err(error) if error.code() == Some("NoSuchPublicAccessBlockConfiguration") => {
-            run.fail(NAME, "not configured", HINT)
+            run.unseen(NAME, "not configured", Some(HINT))
         }
         Err(error) => not_shown(run, NAME, "s3:GetBucketPublicAccessBlock", &error),
     }

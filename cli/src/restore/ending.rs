@@ -1,0 +1,117 @@
+//! How a restore ends: reported and told, or cleaned up after.
+
+use std::time::Instant;
+
+use serde_json::json;
+use walwarden_client::worker::SessionSecret;
+use walwarden_contract::{
+    exit::ExitCode,
+    failure::FailureClass,
+    quote,
+    worker::{Finish, RestoreReport, Transition},
+};
+use walwarden_verifier::{ids::shown, receipt::Proof};
+
+use super::{database, download, later, prepare::Prepared, session::Reporter, workspace::Workspace};
+use crate::{failure::Failure, format, output::Output, stop::{Cause, Stop}};
+
+/// What a restore that went well has to tell.
+pub struct Restored {
+    /// SHA-256 of the artifact on disk.
+    pub checksum_sha256: String,
+    /// What was proven.
+    pub proof: Proof,
+    /// The same for people.
+    pub proof_lines: Vec<String>,
+}
+
+/// Reports and says what was restored.
+pub async fn complete(prepared: Prepared<'_>, workspace: Workspace, reporter: Reporter, secret: &SessionSecret, restored: Restored, started: Instant, output: &Output) -> Result<(), Failure> {
+    let finish = Finish::Restore(Box::new(RestoreReport {
+        bytes_restored: prepared.artifact_bytes(),
+        checksum_sha256: restored.checksum_sha256.clone(),
+        plan: prepared.plan.counts.clone(),
+        proof: restored.proof.clone(),
+        pg_restore_version: prepared.program.version.clone(),
+        target_server_version: prepared.facts.version.clone(),
+    }));
+    let sealed = reporter.finish(&finish).await;
+    let _ = std::fs::remove_file(workspace.path(download::ARTIFACT));
+    let unsealed = match &sealed {
+        Ok(_) => None,
+        Err(error) => {
+            let org = &prepared.request.claims.org_id;
+            let command = later::keep(&workspace, &prepared.request.base_url, org, prepared.restore_id(), secret, finish)?;
+            output.warn(&format!("the restore is complete, but Walwarden was not told: {error}"));
+            output.say(&format!("report it later with: {command}"));
+            Some(command)
+        }
+    };
+    if sealed.is_ok() {
+        workspace.remove();
+    }
+    for line in &restored.proof_lines {
+        output.say(line);
+    }
+    let look = format!("psql {}", quote::sh(&prepared.target.redacted(&prepared.plan.database)));
+    output.say(&format!(
+        "restored  database \"{}\" from {} in {}",
+        shown(&prepared.plan.database),
+        format::bytes(prepared.artifact_bytes()),
+        format::duration(started.elapsed())
+    ));
+    output.say(&format!("look at it: {look}"));
+    let payload = json!({
+        "bytesRestored": prepared.artifact_bytes(),
+        "checksumSha256": restored.checksum_sha256,
+        "restoreId": prepared.restore_id(),
+        "database": prepared.plan.database,
+        "plan": prepared.plan.counts,
+        "proof": restored.proof,
+        "pgRestore": prepared.program.version,
+        "sealed": sealed.is_ok(),
+        "receiptHash": sealed.as_ref().ok().and_then(|status| status.receipt_hash.clone()),
+        "reportCommand": unsealed,
+        "look": look,
+    });
+    output.state("completed", payload);
+    Ok(())
+}
+
+/// Cleans up after a failure and reports what the control plane should know of it.
+pub async fn give_up(prepared: Prepared<'_>, workspace: Workspace, reporter: Reporter, stop: &Stop, failure: Failure, output: &Output) -> Failure {
+    let mut failure = failure;
+    if let Some(temporary) = &prepared.plan.temporary_database {
+        let drop_it = format!("psql {} -c {}", quote::sh(&prepared.target.redacted(prepared.target.database())), quote::sh(&database::drop_statement(temporary)));
+        if prepared.arguments.keep_failed {
+            output.say(&format!("kept      the unfinished database; remove it with: {drop_it}"));
+        } else if discard(&prepared, temporary).await.is_err() {
+            output.warn(&format!("the unfinished database could not be dropped; remove it with: {drop_it}"));
+        }
+    }
+    let cancelled = failure.exit == ExitCode::Cancelled;
+    if cancelled {
+        output.state("cancelled", json!({}));
+        let last = (stop.cause() == Some(Cause::Signal)).then_some(Transition::Cancelled {});
+        reporter.end_with(last).await;
+    } else if failure.exit == ExitCode::Retryable {
+        // Nothing is reported: the session stays good, and the same command goes on where this one stopped.
+        reporter.end_with(None).await;
+        failure.hint = Some(format!("run the same command again: it goes on with what is kept in {}", workspace.directory().display()));
+        return failure;
+    } else {
+        let class = failure.class.unwrap_or(FailureClass::Internal);
+        output.state("failed_terminal", json!({ "class": class }));
+        reporter.end_with(Some(Transition::Failed { class, detail: None })).await;
+    }
+    if prepared.arguments.keep_failed {
+        output.say(&format!("kept      the download in {}", workspace.directory().display()));
+    } else {
+        workspace.remove();
+    }
+    failure
+}
+
+async fn discard(prepared: &Prepared<'_>, temporary: &str) -> Result<(), Failure> {
+    database::discard(&*prepared.control().await?, temporary).await
+}

@@ -1,0 +1,198 @@
+//! Everything before the claim: evidence, target, program, plan, room, lock. Nothing is spent here, and
+//! every failure is the user's to fix.
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use serde_json::json;
+use tokio_postgres::Client;
+use walwarden_client::ApiClient;
+use walwarden_contract::{exit::ExitCode, ids::RestoreId, token::RestoreMode};
+use walwarden_verifier::ids::shown;
+
+use super::{
+    download,
+    evidence::Evidence,
+    guards::{Environment, Request},
+    plan::{Plan, Wishes},
+    programs::{self, Need, Program},
+    target::{Target, facts::Facts},
+    workspace::{self, Workspace},
+};
+use crate::{commands::RestoreArguments, failure::Failure, files, format, output::Output};
+
+/// How our own sessions on the target are called.
+const APPLICATION: &str = "walwarden restore";
+/// Below this many bytes of table data a second worker costs more than it gains.
+const WORTH_PARALLEL_BYTES: u64 = 16 * 1024 * 1024;
+/// Room left on the disk beside the artifact.
+const DISK_MARGIN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Everything that was decided before the claim.
+pub struct Prepared<'a> {
+    /// The flags.
+    pub arguments: &'a RestoreArguments,
+    /// What was asked for.
+    pub request: Request,
+    /// What is to be restored.
+    pub evidence: Evidence,
+    /// Where to.
+    pub target: Target,
+    /// A connection to the target that lives as long as the restore, for it holds the lock.
+    pub control: Arc<Client>,
+    /// What the target is.
+    pub facts: Facts,
+    /// What will be done.
+    pub plan: Plan,
+    /// pg_restore.
+    pub program: Program,
+    /// Its parallel jobs.
+    pub jobs: usize,
+    /// Where workspaces are.
+    pub base: PathBuf,
+}
+
+impl Prepared<'_> {
+    /// The restore.
+    pub fn restore_id(&self) -> &RestoreId {
+        &self.request.claims.job_intent_id
+    }
+
+    /// The connection to the target, made anew if it broke: a restore of hours must not fail at its last step.
+    pub async fn control(&self) -> Result<Arc<Client>, Failure> {
+        match self.control.check_connection().await {
+            Ok(()) => Ok(self.control.clone()),
+            Err(_) => Ok(Arc::new(self.target.connect(self.target.database(), APPLICATION).await?)),
+        }
+    }
+
+    /// Size of the artifact.
+    pub fn artifact_bytes(&self) -> u64 {
+        self.evidence.manifest.backup().size_bytes
+    }
+}
+
+/// Evidence, target, program and plan; spends nothing.
+pub async fn prepare<'a>(
+    arguments: &'a RestoreArguments,
+    environment: &Environment,
+    request: Request,
+    base: PathBuf,
+    client: &ApiClient,
+    output: &Output,
+) -> Result<Prepared<'a>, Failure> {
+    let restore_id = request.claims.job_intent_id.clone();
+    let kept = match workspace::is_resumable(&base, restore_id.as_str()) {
+        true => Some(Workspace::open(&base, restore_id.as_str())?),
+        false => None,
+    };
+    let pubkey = arguments.pubkey.as_deref().or(environment.pubkey.as_deref());
+    let evidence = Evidence::load(&request, client, pubkey, kept.as_ref()).await?;
+    drop(kept);
+    describe(&evidence, output);
+
+    let mut target = Target::new(request.target.clone(), request.mode, environment)?;
+    let control = Arc::new(target.reach(APPLICATION, output.is_person()).await.map_err(unspent)?);
+    let facts = Facts::read(&control, &evidence.annex.database, &evidence.annex.settings).await.map_err(unspent)?;
+    output.say(&format!("target    {}, Postgres {} as \"{}\"", target.redacted(target.database()), facts.version, shown(&facts.role)));
+
+    let program = choose_program(arguments, environment, &evidence, &facts, output)?;
+    let wishes = Wishes {
+        mode: request.mode,
+        created_database: request.created_database.as_deref(),
+        target_database: target.database(),
+        restore_id: &restore_id,
+        refuse_superuser: arguments.refuse_superuser_target,
+        parallel_in_place: request.jobs.is_some_and(|jobs| jobs > 1),
+    };
+    let plan = Plan::make(&evidence.annex, &facts, &wishes);
+    for line in plan.lines(&evidence.annex) {
+        output.say(&line);
+    }
+    let refused = plan.outcome == "refused";
+    if arguments.plan || refused {
+        let key_id = &evidence.manifest.key_id;
+        output.document(&json!({ "plan": plan, "pgRestore": program.version, "keySource": evidence.key_source, "keyId": key_id }));
+    }
+    if refused {
+        return Err(refusal(&plan));
+    }
+    let jobs = jobs(&request, &evidence);
+    output.say(&format!("engine    {program}, {}", format::counted(jobs as u64, "job")));
+    let prepared = Prepared { arguments, request, evidence, target, control, facts, plan, program, jobs, base };
+    check_disk(&prepared)?;
+    lock(&prepared).await?;
+    Ok(prepared)
+}
+
+/// Nothing was spent: whatever the class, it is for the user to fix, and the token stays good.
+fn unspent(failure: Failure) -> Failure {
+    Failure { exit: ExitCode::UserError, ..failure }
+}
+
+fn describe(evidence: &Evidence, output: &Output) {
+    let backup = evidence.manifest.backup();
+    let label = if evidence.label.is_empty() { String::new() } else { format!(" ({})", shown(&evidence.label)) };
+    output.say(&format!(
+        "backup    {} of \"{}\"{label}, Postgres {}, {}, nothing after {}",
+        backup.backup_id,
+        shown(&backup.source_database),
+        shown(&backup.server_version),
+        format::bytes(backup.size_bytes),
+        backup.snapshot_at
+    ));
+    output.say(&format!("signed by key {} (keySource: {})", evidence.manifest.key_id, evidence.key_source));
+    output.state("inspected", json!({ "keySource": evidence.key_source, "keyId": evidence.manifest.key_id, "manifestHash": evidence.manifest.hash }));
+}
+
+fn choose_program(arguments: &RestoreArguments, environment: &Environment, evidence: &Evidence, facts: &Facts, output: &Output) -> Result<Program, Failure> {
+    let need = Need::of(&evidence.annex.header).ok_or_else(|| {
+        Failure::user("archive_unknown", format!("archive format {} is not known to this version", shown(&evidence.annex.header.archive_version))).hint("update walwarden")
+    })?;
+    let scratch = tempfile::tempdir().map_err(|error| Failure::file("create a directory in", &std::env::temp_dir(), &error))?;
+    let (named, found) = programs::installed(&arguments.pg_bin, environment);
+    let reads = |program: &Program| programs::reads_codec(&program.path, &need, scratch.path());
+    let program = programs::choose(&named, &found, &need, facts.major(), reads).map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))?;
+    if let Some((major, minor)) = program.below_security_floor() {
+        output.warn(&format!("{program} is below {major}.{minor}: it has known vulnerabilities that an archive from an untrusted source could use; update it"));
+    }
+    Ok(program)
+}
+
+fn refusal(plan: &Plan) -> Failure {
+    let reasons: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
+    let remedies: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.remedy.as_str()).collect();
+    Failure::user("plan_refused", format!("the backup cannot be restored exactly into this target: {}", reasons.join("; "))).hint(remedies.join("\n"))
+}
+
+fn jobs(request: &Request, evidence: &Evidence) -> usize {
+    let default = match request.mode {
+        RestoreMode::InPlace => 1,
+        RestoreMode::NewDatabase if evidence.annex.tables.iter().map(|table| table.bytes).sum::<u64>() < WORTH_PARALLEL_BYTES => 1,
+        RestoreMode::NewDatabase => thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
+    };
+    request.jobs.unwrap_or(default)
+}
+
+fn check_disk(prepared: &Prepared<'_>) -> Result<(), Failure> {
+    let base = &prepared.base;
+    files::private_directory(base).map_err(|error| Failure::file("create", base, &error))?;
+    let needed = prepared.artifact_bytes().saturating_add(DISK_MARGIN_BYTES);
+    let kept = std::fs::metadata(base.join(prepared.restore_id().as_str()).join(download::ARTIFACT)).map_or(0, |metadata| metadata.len());
+    let free = files::free_bytes(base).map_err(|error| Failure::file("look at", base, &error))?.saturating_add(kept);
+    if free < needed {
+        let message = format!("{} has {} free, and the download needs {}", base.display(), format::bytes(free), format::bytes(needed));
+        return Err(Failure::user("disk_full", message).hint("free disk space, or name another directory with --work-dir"));
+    }
+    Ok(())
+}
+
+/// Keeps a second restore into the same database out, as long as this connection lives.
+async fn lock(prepared: &Prepared<'_>) -> Result<(), Failure> {
+    let query = "SELECT pg_try_advisory_lock(hashtextextended('walwarden restore ' || $1, 0))";
+    let row = prepared.control.query_one(query, &[&prepared.plan.database]).await.map_err(super::target::facts::query_failed)?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(Failure::user("target_busy", format!("another restore into \"{}\" is under way on this target", shown(&prepared.plan.database))).hint("wait for it, or end its process first"))
+}
+

@@ -1,0 +1,250 @@
+//! What goes wrong, and what is left of it: nothing on the target, and one clear line.
+
+mod support;
+
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use support::{Backup, Postgres, Server, error, postgres, restore, said, sample, states};
+
+struct Stage {
+    postgres: Postgres,
+    backup: Backup,
+    server: Server,
+    work: tempfile::TempDir,
+}
+
+fn stage() -> Stage {
+    let postgres = Postgres::start(postgres::usual_major());
+    postgres.run("postgres", "CREATE ROLE app; CREATE DATABASE source TEMPLATE template0");
+    // Random bytes do not compress: the artifact has several ranges.
+    postgres.run("source", "CREATE TABLE t (id int, v bytea); INSERT INTO t SELECT n, sha512(n::text::bytea) || sha512((-n)::text::bytea) FROM generate_series(1, 150000) n; GRANT SELECT ON t TO app");
+    let backup = Backup::of(&postgres, "source", "-Z6");
+    assert!(backup.artifact.len() > 16 << 20, "{} bytes", backup.artifact.len());
+    let server = Server::start(&backup);
+    Stage { postgres, backup, server, work: tempfile::tempdir().unwrap() }
+}
+
+impl Stage {
+    fn command(&self) -> std::process::Command {
+        let mut command = restore(&self.server, &self.backup, &self.postgres.dsn("postgres"), "new_database", self.work.path());
+        command.args(["--created-database", "copy"]);
+        command
+    }
+
+    fn untouched(&self) {
+        assert_eq!(self.postgres.databases(), ["postgres", "source"]);
+    }
+
+    fn claims(&self) -> usize {
+        self.server.behaviour.claims.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn tampering_is_found_before_pg_restore_runs() {
+    let stage = stage();
+    let pinned = stage.work.path().join("other.pem");
+    std::fs::write(&pinned, "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n").unwrap();
+    let output = stage.command().arg("--pubkey").arg(&pinned).output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("manifest_invalid", Some(3)), "{}", said(&output));
+
+    stage.server.corrupt_artifact();
+    let output = stage.command().output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("artifact_mismatch", Some(3)), "{}", said(&output));
+    assert_eq!(states(&output), ["inspected", "downloading", "verifying", "failed_terminal"]);
+    assert_eq!(stage.server.reported().last().unwrap()["class"], "artifact_mismatch");
+    assert_eq!(stage.claims(), 1);
+
+    stage.server.corrupt_annex();
+    let output = stage.command().output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("manifest_invalid", Some(3)), "{}", said(&output));
+
+    stage.server.corrupt_manifest();
+    let output = stage.command().output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("manifest_invalid", Some(3)), "{}", said(&output));
+    // Neither of the last two spent the token.
+    assert_eq!(stage.claims(), 1);
+    stage.untouched();
+}
+
+#[test]
+fn a_bad_network_is_ridden_out() {
+    let stage = stage();
+    stage.server.behaviour.forbid.store(2, Ordering::Relaxed);
+    stage.server.behaviour.cut.store(3, Ordering::Relaxed);
+    let output = stage.command().arg("--prove").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn an_interrupted_download_goes_on() {
+    let stage = stage();
+    stage.server.behaviour.stall_after.store(2, Ordering::Relaxed);
+    let mut child = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let ranges = stage.work.path().join(support::server::RESTORE).join("ranges");
+    wait_until(|| std::fs::read(&ranges).is_ok_and(|bytes| bytes.iter().filter(|byte| **byte == b'1').count() == 2));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    stage.server.behaviour.stall_after.store(0, Ordering::Relaxed);
+    let before = stage.server.behaviour.artifact_requests.swap(0, Ordering::Relaxed);
+    // The token has expired meanwhile; the session has not.
+    let expired = stage.server.token_until("new_database", 1000);
+    let output = stage.command().env("WALWARDEN_TOKEN", expired).arg("--prove").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(stage.claims(), 1);
+    let ranges = stage.backup.artifact.len().div_ceil(8 << 20);
+    assert_eq!(stage.server.behaviour.artifact_requests.load(Ordering::Relaxed), ranges - 2, "{before} before");
+}
+
+#[test]
+fn a_dead_control_plane_does_not_stop_a_restore() {
+    let stage = stage();
+    stage.server.behaviour.session_down.store(true, Ordering::Relaxed);
+    let output = stage.command().output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let completed = support::events(&output).pop().unwrap();
+    assert_eq!(completed["payload"]["sealed"], false);
+    let command = completed["payload"]["reportCommand"].as_str().unwrap().to_owned();
+    let file = command.strip_prefix("walwarden restore --report ").unwrap();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(file).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!stage.work.path().join(support::server::RESTORE).join("artifact.dump").exists());
+    stage.server.behaviour.session_down.store(false, Ordering::Relaxed);
+    let output = support::walwarden().args(["restore", "--json", "--report", file]).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(stage.server.reported_steps(), ["restore"]);
+    assert!(!Path::new(file).exists());
+}
+
+#[test]
+fn cancelling_ends_it_before_the_target_is_touched() {
+    let stage = stage();
+    stage.server.behaviour.cancel.store(true, Ordering::Relaxed);
+    stage.server.behaviour.stall_after.store(1, Ordering::Relaxed);
+    let output = stage.command().output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("cancelled", Some(4)), "{}", said(&output));
+    assert!(!stage.server.reported_steps().contains(&"cancelled".to_owned()));
+    stage.untouched();
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited too long");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_running(pid: i32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !state.is_empty() && !state.contains(") Z ")
+}
+
+#[test]
+fn signals_end_children_and_clean_up() {
+    let stage = stage();
+    let wrapper = tempfile::tempdir().unwrap();
+    let pid_file = wrapper.path().join("pid");
+    let hang = format!("printf '%s\\n' \"$@\" > '{}'; echo $$ > '{}'; exec sleep 120", wrapper.path().join("arguments").display(), pid_file.display());
+    let bin = stage.postgres.wrapped_pg_restore(wrapper.path(), Some(&hang), "");
+    let start = |signal: rustix::process::Signal| {
+        let _ = std::fs::remove_file(&pid_file);
+        let child = stage.command().arg("--pg-bin").arg(&bin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until(|| std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')));
+        let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        assert!(is_running(pid));
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        (child.wait_with_output().unwrap(), pid)
+    };
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let (output, pid) = start(signal);
+        assert_eq!((error(&output).0.as_str(), output.status.code()), ("cancelled", Some(4)), "{}", said(&output));
+        assert!(!is_running(pid));
+        assert_eq!(stage.server.reported_steps().last().unwrap(), "cancelled");
+        stage.untouched();
+        assert!(!stage.work.path().join(support::server::RESTORE).exists());
+    }
+    // Killed: pg_restore ends too, and the next run begins by removing what was left.
+    let (_, pid) = start(rustix::process::Signal::KILL);
+    wait_until(|| !is_running(pid));
+    let left = format!("ww_{}", support::server::RESTORE);
+    assert_eq!(stage.postgres.databases(), ["postgres", "source", left.as_str()]);
+    let output = stage.command().arg("--prove").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(stage.postgres.databases(), ["copy", "postgres", "source"]);
+}
+
+#[test]
+fn a_failing_pg_restore_is_told_and_leaves_nothing_unless_asked() {
+    let stage = stage();
+    let wrapper = tempfile::tempdir().unwrap();
+    let bin = stage.postgres.wrapped_pg_restore(wrapper.path(), Some("echo 'pg_restore: warning: something odd' >&2; exit 0"), "");
+    let output = stage.command().arg("--pg-bin").arg(&bin).output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_failed", Some(3)), "{}", said(&output));
+    assert!(said(&output).contains("  | pg_restore: warning: something odd"));
+    stage.untouched();
+    let output = stage.command().arg("--keep-failed").arg("--pg-bin").arg(&bin).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(stage.postgres.databases().len(), 3);
+    assert!(stage.work.path().join(support::server::RESTORE).join("artifact.dump").exists());
+}
+
+#[test]
+fn the_plan_refuses_with_reasons_before_the_token_is_spent() {
+    let source = Postgres::start(postgres::usual_major());
+    sample(&source);
+    let backup = Backup::of(&source, "source", "-Z6").with(|annex| {
+        let index = annex.entries.iter().position(|entry| entry.kind == "EXTENSION");
+        assert!(index.is_none_or(|at| !annex.entries[at].name.is_empty()));
+    });
+    let server = Server::start(&backup);
+    let target = Postgres::start(postgres::usual_major());
+    let work = tempfile::tempdir().unwrap();
+    let plain = target.login("plain", "", "postgres");
+    let output = restore(&server, &backup, &plain, "new_database", work.path()).args(["--created-database", "template1"]).output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("plan_refused", Some(2)), "{}", said(&output));
+    let plan = support::events(&output).into_iter().find(|event| !event["plan"].is_null()).unwrap();
+    let codes: std::collections::BTreeSet<&str> = plan["plan"]["refusals"].as_array().unwrap().iter().map(|refusal| refusal["code"].as_str().unwrap()).collect();
+    for code in ["role_missing", "no_createdb", "database_exists"] {
+        assert!(codes.contains(code), "{code}: {codes:?}");
+    }
+    assert!(plan["plan"]["refusals"].to_string().contains("CREATE ROLE \\\"sample_owner\\\" NOLOGIN;"));
+    assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+    assert_eq!(target.databases(), ["postgres"]);
+}
+
+#[test]
+fn a_second_restore_into_the_same_database_is_kept_out() {
+    let stage = stage();
+    stage.server.behaviour.stall_after.store(1, Ordering::Relaxed);
+    let mut first = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until(|| stage.claims() == 1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = stage.command().env("WALWARDEN_WORK_DIR", elsewhere.path()).output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_busy", Some(2)), "{}", said(&output));
+    let output = stage.command().output().unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("already_running", Some(2)), "{}", said(&output));
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
+fn unreachable_targets_cost_nothing() {
+    let stage = stage();
+    for (target, code) in [
+        ("postgresql://u@127.0.0.1:1/postgres".to_owned(), "target_unreachable"),
+        ("postgresql://u@no-such-host.invalid/postgres".to_owned(), "target_unreachable"),
+        (stage.postgres.dsn("absent"), "target_database_unknown"),
+        (format!("postgresql://stranger:wrong@127.0.0.1:{}/postgres", stage.postgres.port), "target_auth_failed"),
+        (format!("postgresql://stranger@127.0.0.1:{}/postgres", stage.postgres.port), "target_password_missing"),
+    ] {
+        let output = stage.command().env("WALWARDEN_TARGET", &target).output().unwrap();
+        assert_eq!((error(&output).0.as_str(), output.status.code()), (code, Some(2)), "{}", said(&output));
+    }
+    assert_eq!(stage.claims(), 0);
+}
