@@ -88,8 +88,14 @@ fn in_place_replaces_what_is_there_and_leaves_the_rest() {
     assert_eq!((code.as_str(), output.status.code()), ("plan_refused", Some(2)));
     assert!(text.contains("public.since") && text.contains("DROP VIEW"), "{text}");
 
+    postgres.run("source", "DROP VIEW public.since; CREATE TYPE sample.since AS ENUM ('a'); CREATE FUNCTION sample.since() RETURNS int LANGUAGE sql RETURN 1");
+    let output = restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
+    let (code, text) = error(&output);
+    assert_eq!(code, "plan_refused");
+    assert!(text.contains("DROP TYPE") && text.contains("DROP FUNCTION"), "{text}");
+
     // What only pg_restore finds out changes nothing.
-    postgres.run("source", "DROP VIEW public.since; CREATE TABLE public.uses (m sample.mood); DELETE FROM sample.orders WHERE id > 10");
+    postgres.run("source", "DROP TYPE sample.since; DROP FUNCTION sample.since; CREATE TABLE public.uses (m sample.mood); DELETE FROM sample.orders WHERE id > 10");
     let output = restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_failed", Some(3)), "{}", said(&output));
     assert_eq!(postgres.one("source", "SELECT count(*) FROM sample.orders"), "10");

@@ -7,6 +7,10 @@ use percent_encoding::percent_decode_str;
 
 use crate::secret::Secret;
 
+/// What is percent-encoded in a URI: everything but RFC 3986's unreserved characters.
+const RESERVED: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// How the connection is encrypted; libpq's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SslMode {
@@ -212,7 +216,10 @@ impl Dsn {
 
     /// Who and where, without password: for people and the API.
     pub fn redacted(&self) -> String {
-        let encode = |t: &str| percent_encoding::utf8_percent_encode(t, percent_encoding::NON_ALPHANUMERIC).to_string();
+        // RFC 3986's unreserved characters stay readable.
+        const ENCODED: &percent_encoding::AsciiSet =
+            &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+        let encode = |t: &str| percent_encoding::utf8_percent_encode(t, ENCODED).to_string();
         let user = self.user.as_deref().map(|u| format!("{}@", encode(u))).unwrap_or_default();
         let host = if self.host.contains(':') && !self.host.starts_with('[') {
             format!("[{}]", self.host)

@@ -64,6 +64,13 @@ fn warnings(prepared: &Prepared) -> Vec<String> {
     if facts.is_standby {
         warnings.push("the server is a standby: its replay can end a long dump (max_standby_streaming_delay)".into());
     }
+    if facts.relations > facts.lock_room {
+        warnings.push(format!(
+            "pg_dump locks all {} tables and sequences at once and the server may have room for {} locks: \
+             raise max_locks_per_transaction",
+            facts.relations, facts.lock_room
+        ));
+    }
     for omission in facts.omissions.iter().take(20) {
         let name = match omission.schema.as_str() {
             "" => omission.name.clone(),

@@ -49,6 +49,9 @@ pub struct UpArguments {
     /// Crash tests only: abort at this step of sealing
     #[arg(long, env = "WALWARDEN_TEST_DIE_AT", hide = true)]
     die_at: Option<String>,
+    /// Tests only: how far this server's clock is ahead of the machine's, to see leases lapse and tokens expire
+    #[arg(long, env = "WALWARDEN_TEST_CLOCK_AHEAD_SECONDS", hide = true, default_value_t = 0)]
+    clock_ahead_seconds: u32,
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -73,6 +76,7 @@ pub async fn run(arguments: UpArguments) -> Result<()> {
             pg_bin: arguments.pg_bin,
             allow_private_addresses: !arguments.public_addresses_only,
             die_at: arguments.die_at,
+            clock_ahead_seconds: arguments.clock_ahead_seconds,
         },
     )
     .await?;

@@ -12,6 +12,7 @@ mod ports;
 mod random;
 
 pub mod bin;
+pub mod lambda;
 pub mod ministack;
 pub mod postgres;
 pub mod sample;
@@ -19,6 +20,7 @@ pub mod seaweed;
 pub mod tools;
 
 pub use bin::bin;
+pub use lambda::LambdaRuntime;
 pub use ministack::Ministack;
 pub use postgres::Postgres;
 pub use sample::Sample;

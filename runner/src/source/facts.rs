@@ -46,6 +46,10 @@ pub struct Facts {
     pub size_bytes: u64,
     /// The server replays another's log.
     pub is_standby: bool,
+    /// Relations pg_dump will lock at once.
+    pub relations: u64,
+    /// How many locks the server promises to have room for.
+    pub lock_room: u64,
 }
 
 /// Access rights. A database has many objects and few different sets of rights.
@@ -88,13 +92,17 @@ pub(super) async fn read(client: &Client, version: &ServerVersion) -> Result<Fac
     let row = client
         .query_one(
             "SELECT pg_database_size(current_database()), pg_is_in_recovery(), \
-             (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)",
+             (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), \
+             (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p', 'S') AND relnamespace <> 'pg_catalog'::regnamespace), \
+             current_setting('max_locks_per_transaction')::int8 \
+             * (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8)",
             &[],
         )
         .await?;
     let size: i64 = row.try_get(0)?;
     let is_standby = row.try_get(1)?;
     let is_superuser: Option<bool> = row.try_get(2)?;
+    let (relations, lock_room): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
     let database = database(client, version).await?;
     Ok(Facts {
         settings,
@@ -107,6 +115,8 @@ pub(super) async fn read(client: &Client, version: &ServerVersion) -> Result<Fac
         omissions: omissions(client, is_superuser == Some(true), is_standby).await?,
         size_bytes: size.unsigned_abs(),
         is_standby,
+        relations: relations.unsigned_abs(),
+        lock_room: lock_room.unsigned_abs(),
     })
 }
 
@@ -240,8 +250,8 @@ async fn security_definers(client: &Client) -> Result<HashSet<u32>, Error> {
     client.query(query, &[]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// pg_dump leaves out, with a warning or without, subscriptions unless a superuser dumps, and the rows of unlogged
-/// tables where it reads from a standby, which has none.
+/// pg_dump leaves out, with a warning or without, subscriptions unless a superuser dumps, and what unlogged tables and
+/// sequences hold where it reads from a standby, which has none of it.
 async fn omissions(client: &Client, is_superuser: bool, is_standby: bool) -> Result<Vec<Omission>, Error> {
     let mut omissions = Vec::new();
     let mut omit = |kind: &str, schema, name| {
@@ -255,10 +265,11 @@ async fn omissions(client: &Client, is_superuser: bool, is_standby: bool) -> Res
         }
     }
     if is_standby {
-        let query = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                     WHERE c.relkind = 'r' AND c.relpersistence = 'u' ORDER BY n.nspname, c.relname";
+        let query = "SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE SET' ELSE 'TABLE DATA' END, n.nspname, c.relname \
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     WHERE c.relkind IN ('r', 'S') AND c.relpersistence = 'u' ORDER BY n.nspname, c.relname";
         for row in client.query(query, &[]).await? {
-            omit("TABLE DATA", row.text(0)?, row.text(1)?);
+            omit(&row.text(0)?, row.text(1)?, row.text(2)?);
         }
     }
     Ok(omissions)

@@ -16,21 +16,18 @@ pub(super) enum Stage {
 /// The fault an error of the source makes.
 pub(super) fn fault(error: tokio_postgres::Error, stage: Stage, password: Option<&Secret>) -> Fault {
     let class = class(&error, stage);
-    let fault = match error.as_db_error() {
-        Some(db) => Fault::new(class, unnamed(db.message(), password)),
-        None => Fault::new(class, error.to_string()),
-    };
-    // The cause goes to our log, where no password may go either.
+    if let Some(db) = error.as_db_error() {
+        let cause = format!("SQLSTATE {}", db.code().code());
+        return Fault::new(class, unnamed(db.message(), password)).because(anyhow::Error::msg(cause));
+    }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(inner) = source {
         text = format!("{text}: {inner}");
         source = inner.source();
     }
-    if let Some(password) = password.map(Secret::expose).filter(|p| p.len() >= 4) {
-        text = text.replace(password, "[redacted]");
-    }
-    fault.because(anyhow::Error::msg(text))
+    // A certificate's names are the server's words too.
+    Fault::new(class, unnamed(&text, password))
 }
 
 fn class(error: &tokio_postgres::Error, stage: Stage) -> FailureClass {

@@ -74,18 +74,30 @@ fn failure(plane: &Plane) -> (String, String) {
     (text("class"), text("detail"))
 }
 
-fn sessions_of_runners(database: &str) -> String {
-    let query = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walwarden-runner' AND datname = '{database}'"
-    );
-    POSTGRES.query_one("postgres", &query).unwrap()
+/// A login for one test, whose sessions are told from those of tests that run beside it.
+struct Login {
+    name: &'static str,
+    dsn: String,
 }
 
-fn wait_until_no_session(database: &str) {
-    let begun = Instant::now();
-    while sessions_of_runners(database) != "0" {
-        assert!(begun.elapsed() < Duration::from_secs(10), "a session of pg_dump is still there");
-        std::thread::sleep(Duration::from_millis(50));
+impl Login {
+    fn of(name: &'static str) -> Self {
+        let password = POSTGRES.create_login(name, "SUPERUSER").unwrap();
+        Self { name, dsn: POSTGRES.dsn_as(name, &password, "bulky") }
+    }
+
+    fn sessions(&self, condition: &str) -> String {
+        let name = self.name;
+        let query = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{name}' AND {condition}");
+        POSTGRES.query_one("postgres", &query).unwrap()
+    }
+
+    fn wait_until_gone(&self) {
+        let begun = Instant::now();
+        while self.sessions("true") != "0" {
+            assert!(begun.elapsed() < Duration::from_secs(10), "a session of pg_dump is still there");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -189,12 +201,13 @@ fn passing_trouble_of_the_bucket_is_ridden_out() {
 
 #[test]
 fn bytes_that_do_not_arrive_as_sent_fail_the_backup() {
+    let login = Login::of("garbler");
     let faults = |name: &str, _| name.starts_with("part/2").then_some(Answer::Error(400, "BadDigest"));
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), faults);
+    let plane = Plane::start(Plane::backup(&login.dsn), faults);
     let (code, log) = run(&plane, BACKUP);
     assert_eq!(code, 1, "{log}");
     assert_eq!(failure(&plane).0, "storage_digest_mismatch");
-    wait_until_no_session("bulky");
+    login.wait_until_gone();
 }
 
 #[test]
@@ -223,7 +236,8 @@ fn a_document_that_is_there_already_must_be_the_same() {
 
 #[test]
 fn cancelling_ends_pg_dump_and_reports_nothing() {
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let login = Login::of("canceller");
+    let plane = Plane::start(Plane::backup(&login.dsn), |_, _| Some(Answer::Wait));
     let child = runner(&plane, BACKUP).spawn().unwrap();
     plane.wait("an upload", |plane| plane.requests("part/1") > 0);
     plane.order("cancel");
@@ -231,12 +245,13 @@ fn cancelling_ends_pg_dump_and_reports_nothing() {
     assert_eq!(code, 4, "{log}");
     assert!(plane.calls("finish").is_empty());
     assert!(plane.calls("transition").iter().all(|call| call["to"] != "failed"));
-    wait_until_no_session("bulky");
+    login.wait_until_gone();
 }
 
 #[test]
 fn a_host_that_stops_the_runner_is_obeyed_within_seconds() {
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let login = Login::of("stopper");
+    let plane = Plane::start(Plane::backup(&login.dsn), |_, _| Some(Answer::Wait));
     let child = runner(&plane, BACKUP).spawn().unwrap();
     plane.wait("an upload", |plane| plane.requests("part/1") > 0);
     let begun = Instant::now();
@@ -245,18 +260,19 @@ fn a_host_that_stops_the_runner_is_obeyed_within_seconds() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert_eq!(code, 1, "{log}");
     assert_eq!(failure(&plane).0, "runner_terminated");
-    wait_until_no_session("bulky");
+    login.wait_until_gone();
 }
 
 #[test]
 fn a_killed_runner_leaves_no_pg_dump_behind() {
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let login = Login::of("killer");
+    let plane = Plane::start(Plane::backup(&login.dsn), |_, _| Some(Answer::Wait));
     let child = runner(&plane, BACKUP).spawn().unwrap();
     plane.wait("an upload", |plane| plane.requests("part/1") > 0);
-    assert_ne!(sessions_of_runners("bulky"), "0");
+    assert_ne!(login.sessions("true"), "0");
     signal(&child, rustix::process::Signal::KILL);
     ended(child);
-    wait_until_no_session("bulky");
+    login.wait_until_gone();
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
@@ -265,7 +281,8 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 
 #[test]
 fn a_slow_bucket_holds_pg_dump_back_and_memory_stays_bounded() {
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let login = Login::of("waiter");
+    let plane = Plane::start(Plane::backup(&login.dsn), |_, _| Some(Answer::Wait));
     let child = runner(&plane, BACKUP).spawn().unwrap();
     plane.wait("two uploads", |plane| plane.requests("part/1") + plane.requests("part/2") == 2);
     let mut bytes = 0;
@@ -277,12 +294,11 @@ fn a_slow_bucket_holds_pg_dump_back_and_memory_stays_bounded() {
     assert!(bytes < 100 << 20, "{bytes} bytes were read ahead");
     assert_eq!(plane.requests("part/3"), 0);
     // The snapshot was let go when pg_dump began to write.
-    let idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walwarden-runner' \
-                AND state = 'idle in transaction' AND datname = 'bulky'";
-    assert_eq!(POSTGRES.query_one("postgres", idle).unwrap(), "0");
+    assert_eq!(login.sessions("state = 'idle in transaction'"), "0");
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let peak: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
     assert!(peak < 96 << 10, "{peak} KiB");
+    println!("peak RSS {peak} KiB");
     plane.go_on();
     let (code, log) = ended(child);
     assert_eq!(code, 0, "{log}");
@@ -291,12 +307,11 @@ fn a_slow_bucket_holds_pg_dump_back_and_memory_stays_bounded() {
 
 #[test]
 fn a_connection_lost_in_the_middle_never_finishes() {
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("bulky")), |_, _| Some(Answer::Wait));
+    let login = Login::of("loser");
+    let plane = Plane::start(Plane::backup(&login.dsn), |_, _| Some(Answer::Wait));
     let child = runner(&plane, BACKUP).spawn().unwrap();
     plane.wait("an upload", |plane| plane.requests("part/1") > 0);
-    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'walwarden-runner' \
-                     AND datname = 'bulky' AND query LIKE 'COPY%'";
-    assert_eq!(POSTGRES.query_one("postgres", terminate).unwrap(), "1");
+    assert_eq!(login.sessions("query LIKE 'COPY%' AND pg_terminate_backend(pid)"), "1");
     plane.go_on();
     let (code, log) = ended(child);
     assert_eq!(code, 1, "{log}");
@@ -421,4 +436,99 @@ fn names_that_look_like_connection_strings_are_names() {
     assert_eq!(code, 0, "{log}");
     assert_eq!(check_backup(&plane).database.name, odd);
     assert_eq!(plane.calls("finish")[0]["sourceDatabase"], odd);
+}
+
+/// A server whose certificate a private authority signed for the name `localhost`.
+#[test]
+fn certificates_are_checked_as_sslmode_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, certificate, authority) = (path("server.key"), path("server.crt"), path("ca.crt"));
+    let script = "set -e; cd \"$1\"; \
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=authority -days 2; \
+        openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost; \
+        echo subjectAltName=DNS:localhost >names; \
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile names; \
+        chmod 755 .; chmod 600 server.key; [ \"$(id -u)\" != 0 ] || chown nobody server.key";
+    let made = Command::new("sh").args(["-c", script, "sh"]).arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    let settings = [("ssl", "on"), ("ssl_cert_file", certificate.as_str()), ("ssl_key_file", key.as_str())];
+    let server = Postgres::start_with(15, &settings).unwrap();
+    server.run_sql("postgres", "CREATE TABLE t AS SELECT 1 AS one").unwrap();
+
+    let backup = |host: &str, mode: &str, authority: Option<&str>| {
+        let dsn = server.dsn("postgres").replace("127.0.0.1", host).replace("disable", mode);
+        let plane = Plane::start(Plane::backup(&dsn), no_faults);
+        let mut command = runner(&plane, BACKUP);
+        // What the system trusts, as OpenSSL and our own client read it.
+        command.envs(authority.map(|path| ("SSL_CERT_FILE", path)));
+        let (code, log) = ended(command.spawn().unwrap());
+        if code == 0 { Ok(()) } else { Err((failure(&plane).0, log)) }
+    };
+    let trusted = Some(authority.as_str());
+    for (host, mode, authority) in [
+        ("127.0.0.1", "disable", None),
+        ("127.0.0.1", "allow", None),
+        ("127.0.0.1", "prefer", None),
+        ("127.0.0.1", "require", None),
+        ("127.0.0.1", "verify-ca", trusted),
+        ("localhost", "verify-full", trusted),
+        ("localhost", "verify-full&sslrootcert=system", trusted),
+    ] {
+        backup(host, mode, authority).unwrap_or_else(|error| panic!("{host} {mode}: {error:?}"));
+    }
+    for (host, mode, authority) in
+        [("127.0.0.1", "verify-ca", None), ("localhost", "verify-full", None), ("127.0.0.1", "verify-full", trusted)]
+    {
+        assert_eq!(backup(host, mode, authority).unwrap_err().0, "source_tls_failed", "{host} {mode}");
+    }
+}
+
+/// One dump of each server there is, read back by that server's own pg_restore.
+#[test]
+fn dumps_to_a_file_are_what_pg_dump_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    for major in Postgres::majors_available() {
+        let server = Postgres::start(major).unwrap();
+        Sample::small().create(&server, "source").unwrap();
+        let own = folder.path().join("own");
+        let output = server.command("pg_dump", "source").args(["-Fc", "-Z0", "-f"]).arg(&own).output().unwrap();
+        assert!(output.status.success());
+        let mut codecs = vec!["gzip:6"];
+        codecs.extend((major >= 16 && Postgres::client_supports_zstd(major)).then_some("zstd:3"));
+        for codec in codecs {
+            let ours = folder.path().join("ours");
+            let annex = folder.path().join("annex");
+            let mut command = Command::new(env!("CARGO_BIN_EXE_walwarden-runner"));
+            command.args(["dump-to-file", "--compression", codec, "--out"]).arg(&ours).arg("--annex").arg(&annex);
+            command.env("WALWARDEN_SOURCE_DSN", server.dsn("source")).env("WALWARDEN_PG_BIN", server.bin_dir());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let measured: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let size = AnnexSize {
+                uncompressed_bytes: measured["annexBytes"].as_u64().unwrap(),
+                lines: measured["annexLines"].as_u64().unwrap(),
+            };
+            let file = BufReader::new(std::fs::File::open(&annex).unwrap());
+            let annex = Annex::read(file, size).unwrap();
+            assert_eq!(annex.header.counts.rows, measured["rows"].as_u64().unwrap());
+
+            assert_eq!(script(&server, &ours), script(&server, &own), "Postgres {major}, {codec}");
+            let database = format!("restored {codec}");
+            server.create_database(&database).unwrap();
+            let mut restore = server.command("pg_restore", "postgres");
+            restore.args(["--exit-on-error", "--jobs=4", "--dbname"]).arg(format!("dbname='{database}'")).arg(&ours);
+            let output = restore.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+/// What pg_restore makes of an archive, without what it draws anew for each run.
+fn script(server: &Postgres, archive: &std::path::Path) -> Vec<u8> {
+    let output = server.command("pg_restore", "postgres").args(["-f", "-"]).arg(archive).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = output.stdout.split_inclusive(|byte| *byte == b'\n');
+    let drawn = |line: &&[u8]| line.starts_with(b"\\restrict") || line.starts_with(b"\\unrestrict");
+    lines.filter(|line| !drawn(line)).flatten().copied().collect()
 }

@@ -2,20 +2,23 @@
 //! outcomes: exact, or refused with every reason and its remedy.
 
 pub mod acl;
+mod in_place;
 mod kinds;
+mod new_database;
+mod order;
 mod roles;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use walwarden_contract::{ids::RestoreId, quote, token::RestoreMode};
+use walwarden_contract::{ids::RestoreId, token::RestoreMode};
 use walwarden_verifier::{
     annex::{Annex, Entry},
     ids::shown,
     receipt::PlanCounts,
 };
 
-use super::{database, guards, target::facts::Facts};
+use super::{database, target::facts::Facts};
 use crate::format;
 
 /// Why a backup cannot be restored exactly, and what would change that.
@@ -57,7 +60,7 @@ pub struct Plan {
     pub refusals: Vec<Refusal>,
     /// What is worth knowing.
     pub notes: Vec<String>,
-    /// Dump ids for pg_restore, in the archive's order.
+    /// Dump ids for pg_restore, in the archive's order but for what [`order`] says.
     #[serde(skip)]
     pub dump_ids: Vec<i64>,
 }
@@ -112,9 +115,9 @@ impl Plan {
         refusals.extend(kinds::check(annex, facts));
         extensions(annex, facts, &mut refusals, &mut notes);
         let database = if new_database {
-            new_database_checks(annex, facts, wishes, &mut refusals, &mut notes)
+            new_database::check(annex, facts, wishes, &mut refusals, &mut notes)
         } else {
-            in_place_checks(annex, facts, wishes, &mut refusals, &mut notes);
+            in_place::check(annex, facts, wishes, &mut refusals, &mut notes);
             wishes.target_database.to_owned()
         };
         if !facts.lc_monetary_known && annex.tables.iter().any(|table| table.rows > 0) {
@@ -133,6 +136,9 @@ impl Plan {
             dump_ids: Vec::new(),
         };
         plan.sort_entries(annex);
+        if !new_database {
+            plan.dump_ids = order::droppable(annex, &plan.dump_ids, &facts.attached);
+        }
         plan
     }
 
@@ -204,105 +210,4 @@ fn extensions(annex: &Annex, facts: &Facts, refusals: &mut Vec<Refusal>, notes: 
             }
         }
     }
-}
-
-fn new_database_checks(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) -> String {
-    let name = wishes.created_database.unwrap_or(&annex.database.name).to_owned();
-    if !facts.create_db {
-        refusals.push(Refusal::new("no_createdb", format!("\"{}\" may not create databases", shown(&facts.role)), format!("ALTER ROLE {} CREATEDB;", shown(&quote::ident(&facts.role)))));
-    }
-    if facts.databases.contains(&name) {
-        refusals.push(Refusal::new("database_exists", format!("a database called \"{}\" exists on the target", shown(&name)), format!("add --created-database {}", free_name(&name, &facts.databases))));
-    }
-    if let Some(problem) = &facts.locale_problem {
-        refusals.push(Refusal::new("locale_missing", format!("the target cannot make a database with the source's locale: {problem}"), "install that locale on the target's server"));
-    }
-    for (setting, problem) in facts.setting_problems.iter().filter(|(name, _)| !database::loads_libraries(name)) {
-        refusals.push(Refusal::new("setting_refused", format!("the source database's setting {} cannot be made: {}", shown(setting), shown(problem)), "restore as a role that may, or reset it in the source and back up again"));
-    }
-    let skipped: Vec<String> = annex.database.settings.iter().filter(|setting| database::loads_libraries(&setting.name)).map(|setting| shown(&setting.name)).collect();
-    if !skipped.is_empty() {
-        notes.push(format!("settings that load libraries are never restored: {}", skipped.join(", ")));
-    }
-    let foreign = annex.database.role_settings.iter().find(|setting| setting.role != facts.role);
-    if let Some(setting) = foreign.filter(|_| !facts.superuser) {
-        refusals.push(Refusal::new("role_settings", format!("the source database has settings of its own for the role \"{}\", which only a superuser can restore", shown(&setting.role)), "restore as a superuser"));
-    }
-    let own = database::temporary_name(wishes.restore_id);
-    for leftover in facts.databases.iter().filter(|name| database::is_leftover(name) && **name != own) {
-        notes.push(format!("an unfinished restore left a database behind: {}", database::drop_statement(leftover)));
-    }
-    name
-}
-
-fn free_name(taken: &str, databases: &[String]) -> String {
-    let slug: String = taken.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
-    let slug = if slug.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') { slug } else { format!("db_{slug}") };
-    let candidates = std::iter::once(format!("{slug}_restore")).chain((2..).map(|n| format!("{slug}_restore_{n}")));
-    debug_assert!(slug.len() + 20 < guards::MAX_NAME_BYTES);
-    candidates.into_iter().find(|name| !databases.contains(name)).unwrap_or(slug)
-}
-
-fn in_place_checks(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) {
-    let in_backup: BTreeSet<(&str, &str)> = annex
-        .entries
-        .iter()
-        .filter(|entry| ["TABLE", "FOREIGN TABLE"].contains(&entry.kind.as_str()))
-        .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
-        .collect();
-    let (ours, others): (Vec<_>, Vec<_>) = facts.tables.iter().partition(|table| in_backup.contains(&(table.schema.as_str(), table.name.as_str())));
-    notes.push(format!("{} of the target will be dropped and loaded again; changes since {} are lost", format::counted(ours.len() as u64, "table"), annex.header.snapshot_at));
-    if !others.is_empty() {
-        let names: Vec<String> = others.iter().take(8).map(|table| shown(&format!("{}.{}", table.schema, table.name))).collect();
-        let more = if others.len() > 8 { format!(" and {} more", others.len() - 8) } else { String::new() };
-        notes.push(format!("not in the backup, stay as they are: {}{more}", names.join(", ")));
-    }
-    if !facts.superuser {
-        for table in ours.iter().filter(|table| !table.ours) {
-            refusals.push(Refusal::new("not_owner", format!("the table {} of the target belongs to another role", shown(&format!("{}.{}", table.schema, table.name))), "connect as its owner"));
-        }
-    }
-    refusals.extend(blocking_dependents(annex, facts, &in_backup));
-    if facts.other_sessions > 0 {
-        notes.push(format!("{} in the target database; locks they hold will hold the restore up", format::counted(facts.other_sessions.unsigned_abs(), "other session")));
-    }
-    if wishes.parallel_in_place {
-        notes.push("--jobs gives up that all or nothing is restored: if it fails, the target is left half restored".into());
-    }
-    notes.push("the target needs room for about twice the data until the restore ends".into());
-}
-
-/// Objects made since the backup that would keep its tables from being dropped: pg_restore drops nothing it does not
-/// know.
-fn blocking_dependents(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
-    let of_kinds = |kinds: &[&str]| -> BTreeSet<(&str, &str)> {
-        let known = annex.entries.iter().filter(|entry| kinds.contains(&entry.kind.as_str()));
-        known.map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect()
-    };
-    let views = of_kinds(&["VIEW", "MATERIALIZED VIEW"]);
-    let keys = of_kinds(&["FK CONSTRAINT"]);
-    let stays = |dependent: &&super::target::facts::Dependent| {
-        let on = (dependent.on.0.as_str(), dependent.on.1.as_str());
-        let own = (dependent.schema.as_str(), dependent.name.as_str());
-        let known = if dependent.kind == "foreign key" { &keys } else { &views };
-        (tables.contains(&on) || views.contains(&on)) && !known.contains(&own)
-    };
-    facts
-        .dependents
-        .iter()
-        .filter(stays)
-        .map(|dependent| {
-            let name = quote::qualified(&dependent.schema, &dependent.name);
-            let remedy = match dependent.kind.as_str() {
-                "foreign key" => match dependent.name.split_once(' ') {
-                    Some((table, key)) if !key.contains(' ') => format!("ALTER TABLE {} DROP CONSTRAINT {};", quote::qualified(&dependent.schema, table), quote::ident(key)),
-                    _ => "drop that foreign key, and make it again afterwards".to_owned(),
-                },
-                kind => format!("DROP {} {name};", kind.to_uppercase()),
-            };
-            let what = format!("{} {}", dependent.kind, shown(&format!("{}.{}", dependent.schema, dependent.name)));
-            let on = shown(&format!("{}.{}", dependent.on.0, dependent.on.1));
-            Refusal::new("dependent_object", format!("the {what} is not in the backup and depends on {on}, which is to be dropped"), shown(&remedy))
-        })
-        .collect()
 }

@@ -41,6 +41,28 @@ pub struct Dependent {
     pub on: (String, String),
 }
 
+/// Something in a schema of the target database that is no part of another object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resident {
+    /// What it is, as in DROP.
+    pub kind: String,
+    /// Schema.
+    pub schema: String,
+    /// Name; a function's with its arguments.
+    pub name: String,
+}
+
+/// An index or its constraint, as the archive names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IndexName {
+    /// `CONSTRAINT` or `INDEX`.
+    pub kind: String,
+    /// Schema.
+    pub schema: String,
+    /// The index, or `table constraint`.
+    pub name: String,
+}
+
 /// The target as the restoring role sees it.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -72,6 +94,10 @@ pub struct Facts {
     pub tables: Vec<ExistingTable>,
     /// What depends on them.
     pub dependents: Vec<Dependent>,
+    /// What is in its schemas beside tables.
+    pub residents: Vec<Resident>,
+    /// Indexes of partitions under the index of the partitioned table that holds them.
+    pub attached: Vec<(IndexName, IndexName)>,
     /// Other sessions in the connected database.
     pub other_sessions: i64,
     /// Why the source's locale cannot be had, if so.
@@ -147,6 +173,8 @@ impl Facts {
         self.tablespaces = texts(client, "SELECT spcname::text FROM pg_tablespace").await?;
         self.tables = existing_tables(client).await?;
         self.dependents = dependents(client).await?;
+        self.attached = attached(client).await?;
+        self.residents = residents(client).await?;
         Ok(())
     }
 }
@@ -190,6 +218,49 @@ async fn dependents(client: &Client) -> Result<Vec<Dependent>, tokio_postgres::E
         .await?;
     let dependent = |row: &tokio_postgres::Row| Dependent { kind: row.get(0), schema: row.get(1), name: row.get(2), on: (row.get(3), row.get(4)) };
     Ok(rows.iter().map(dependent).collect())
+}
+
+async fn attached(client: &Client) -> Result<Vec<(IndexName, IndexName)>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "WITH named AS (
+                 SELECT i.oid, n.nspname::text AS schema, CASE WHEN c.oid IS NULL THEN 'INDEX' ELSE 'CONSTRAINT' END AS kind,
+                        CASE WHEN c.oid IS NULL THEN i.relname ELSE t.relname || ' ' || c.conname END AS name
+                   FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+                   JOIN pg_namespace n ON n.oid = i.relnamespace
+                   LEFT JOIN pg_constraint c ON c.conindid = i.oid AND c.conrelid = t.oid AND c.contype IN ('p', 'u', 'x')
+                  WHERE i.relkind IN ('i', 'I'))
+             SELECT child.kind, child.schema, child.name, parent.kind, parent.schema, parent.name
+               FROM pg_inherits h JOIN named child ON child.oid = h.inhrelid JOIN named parent ON parent.oid = h.inhparent",
+            &[],
+        )
+        .await?;
+    let name = |row: &tokio_postgres::Row, at: usize| IndexName { kind: row.get(at), schema: row.get(at + 1), name: row.get(at + 2) };
+    Ok(rows.iter().map(|row| (name(row, 0), name(row, 3))).collect())
+}
+
+async fn residents(client: &Client) -> Result<Vec<Resident>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "WITH objects AS (
+                 SELECT 'pg_class'::regclass AS class, c.oid, relnamespace AS namespace, relname::text AS name,
+                        CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'sequence' END AS kind
+                   FROM pg_class c WHERE relkind IN ('v', 'm', 'S')
+                 UNION ALL
+                 SELECT 'pg_proc'::regclass, oid, pronamespace, proname || '(' || pg_get_function_identity_arguments(oid) || ')',
+                        CASE prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END FROM pg_proc
+                 UNION ALL
+                 SELECT 'pg_type'::regclass, t.oid, typnamespace, typname::text, CASE typtype WHEN 'd' THEN 'domain' ELSE 'type' END
+                   FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+                  WHERE typtype IN ('e', 'd', 'r') OR (typtype = 'c' AND c.relkind = 'c'))
+             SELECT o.kind, n.nspname::text, o.name FROM objects o JOIN pg_namespace n ON n.oid = o.namespace
+              WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('a', 'i', 'e'))
+              ORDER BY 1, 2, 3",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| Resident { kind: row.get(0), schema: row.get(1), name: row.get(2) }).collect())
 }
 
 async fn texts(client: &Client, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {

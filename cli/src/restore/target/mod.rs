@@ -123,7 +123,8 @@ impl Target {
             }
         });
         // A role's own time-outs are made for applications.
-        let timeless = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0";
+        let timeless = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+            ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
         client.batch_execute(timeless).await.map_err(|error| self.refused(&error))?;
         Ok(client)
     }
