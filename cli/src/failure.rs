@@ -52,9 +52,11 @@ impl Failure {
         let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded].contains(&error.kind());
         let message = format!("could not {what} {}: {error}", path.display());
         if full {
-            Self::class(FailureClass::DiskFull, message).hint("free disk space, or name another directory with --work-dir")
+            Self::class(FailureClass::DiskFull, message)
+                .hint("free disk space, or name another directory with --work-dir")
         } else {
-            Self { code: "file_error".into(), ..Self::internal(message) }.hint("check the directory and its permissions; --work-dir names another")
+            Self { code: "file_error".into(), ..Self::internal(message) }
+                .hint("check the directory and its permissions; --work-dir names another")
         }
     }
 }

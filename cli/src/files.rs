@@ -21,7 +21,14 @@ pub fn is_private(path: &Path) -> io::Result<bool> {
 /// Opens a file for reading and writing, 0600, created if missing; a symbolic link is refused.
 pub fn open_private(path: &Path) -> io::Result<File> {
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(no_follow).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(no_follow)
+        .open(path)
 }
 
 /// Writes a file whole or not at all, 0600.

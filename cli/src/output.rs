@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 
 use crate::{failure::Failure, format};
 
+const LINE_WIDTH: usize = 80;
+const LABEL_WIDTH: usize = 10;
+
 /// How far the current phase is, for the bar and for heartbeats.
 #[derive(Debug)]
 pub struct Progress {
@@ -46,7 +49,12 @@ impl Output {
     /// JSON lines if asked for or stdout is no terminal.
     pub fn new(json: bool) -> Self {
         let progress = Progress { phase: Mutex::new(("start", Instant::now())), done: 0.into(), total: 0.into() };
-        Self { json, person: !json && std::io::stdout().is_terminal(), bar: Mutex::new(None), progress: Arc::new(progress) }
+        Self {
+            json,
+            person: !json && std::io::stdout().is_terminal(),
+            bar: Mutex::new(None),
+            progress: Arc::new(progress),
+        }
     }
 
     /// Whether a person reads stdout.
@@ -60,6 +68,15 @@ impl Output {
             self.aside(|| print(line));
         } else if !self.json {
             self.aside(|| eprint(line));
+        }
+    }
+
+    /// A line for people under a label, in lines of their own where it is long.
+    pub fn tell(&self, label: &str, text: &str) {
+        let mut label = label;
+        for line in format::wrapped(text, LINE_WIDTH - LABEL_WIDTH) {
+            self.say(&format!("{label:<LABEL_WIDTH$}{line}"));
+            label = "";
         }
     }
 
@@ -95,10 +112,10 @@ impl Output {
             return;
         }
         let (bar, template) = if total > 0 {
-            let template = "{prefix:<9} [{bar:20}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta} {msg}";
+            let template = "{prefix:<9} [{bar:20}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta} {wide_msg}";
             (ProgressBar::new(total), template)
         } else {
-            (ProgressBar::new_spinner(), "{prefix:<9} {spinner} {elapsed} {msg}")
+            (ProgressBar::new_spinner(), "{prefix:<9} {spinner} {elapsed} {wide_msg}")
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
@@ -135,7 +152,7 @@ impl Output {
         let (phase, since) = *self.progress.phase.lock().unwrap_or_else(PoisonError::into_inner);
         self.replace_bar(None);
         if self.person {
-            print(&format!("{phase:<9} {what} ({})", format::duration(since.elapsed())));
+            print(&format!("{phase:<LABEL_WIDTH$}{what} ({})", format::duration(since.elapsed())));
         }
     }
 

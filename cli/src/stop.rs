@@ -2,7 +2,10 @@
 
 use std::{future::Future, process};
 
-use tokio::{signal::unix::{SignalKind, signal}, sync::watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use walwarden_contract::exit::ExitCode;
 
 use crate::failure::Failure;
@@ -94,5 +97,10 @@ pub fn stopped(cause: Cause) -> Failure {
         Cause::Signal => ("interrupted", "issue a new restore token to start again"),
         Cause::Cancelled => ("the restore was cancelled from Walwarden", "issue a new restore token to start again"),
     };
-    Failure { exit: ExitCode::Cancelled, code: "cancelled".into(), class: None, ..Failure::user("", message).hint(hint) }
+    Failure {
+        exit: ExitCode::Cancelled,
+        code: "cancelled".into(),
+        class: None,
+        ..Failure::user("", message).hint(hint)
+    }
 }

@@ -31,7 +31,8 @@ fn stage() -> Stage {
 
 impl Stage {
     fn command(&self) -> std::process::Command {
-        let mut command = restore(&self.server, &self.backup, &self.postgres.dsn("postgres"), "new_database", self.work.path());
+        let mut command =
+            restore(&self.server, &self.backup, &self.postgres.dsn("postgres"), "new_database", self.work.path());
         command.args(["--created-database", "copy"]);
         command
     }
@@ -102,6 +103,22 @@ fn an_interrupted_download_goes_on() {
 }
 
 #[test]
+fn what_was_kept_of_a_download_is_not_trusted() {
+    let stage = stage();
+    stage.server.behaviour.stall_after.store(2, Ordering::Relaxed);
+    let mut child = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let directory = stage.work.path().join(support::server::RESTORE);
+    wait_until(|| std::fs::read(directory.join("ranges")).is_ok_and(|bytes| bytes.contains(&b'1')));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    stage.server.behaviour.stall_after.store(0, Ordering::Relaxed);
+    let artifact = std::fs::OpenOptions::new().write(true).open(directory.join("artifact.dump")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&artifact, &vec![0; 16 << 20], 0).unwrap();
+    let output = stage.command().arg("--prove").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn a_dead_control_plane_does_not_stop_a_restore() {
     let stage = stage();
     stage.server.behaviour.session_down.store(true, Ordering::Relaxed);
@@ -150,11 +167,16 @@ fn signals_end_children_and_clean_up() {
     let stage = stage();
     let wrapper = tempfile::tempdir().unwrap();
     let pid_file = wrapper.path().join("pid");
-    let hang = format!("printf '%s\\n' \"$@\" > '{}'; echo $$ > '{}'; exec sleep 120", wrapper.path().join("arguments").display(), pid_file.display());
+    let hang = format!(
+        "printf '%s\\n' \"$@\" > '{}'; echo $$ > '{}'; exec sleep 120",
+        wrapper.path().join("arguments").display(),
+        pid_file.display()
+    );
     let bin = stage.postgres.wrapped_pg_restore(wrapper.path(), Some(&hang), "");
     let start = |signal: rustix::process::Signal| {
         let _ = std::fs::remove_file(&pid_file);
-        let child = stage.command().arg("--pg-bin").arg(&bin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child =
+            stage.command().arg("--pg-bin").arg(&bin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_until(|| std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')));
         let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
         assert!(is_running(pid));
@@ -183,7 +205,11 @@ fn signals_end_children_and_clean_up() {
 fn a_failing_pg_restore_is_told_and_leaves_nothing_unless_asked() {
     let stage = stage();
     let wrapper = tempfile::tempdir().unwrap();
-    let bin = stage.postgres.wrapped_pg_restore(wrapper.path(), Some("echo 'pg_restore: warning: something odd' >&2; exit 0"), "");
+    let bin = stage.postgres.wrapped_pg_restore(
+        wrapper.path(),
+        Some("echo 'pg_restore: warning: something odd' >&2; exit 0"),
+        "",
+    );
     let output = stage.command().arg("--pg-bin").arg(&bin).output().unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_failed", Some(3)), "{}", said(&output));
     assert!(said(&output).contains("  | pg_restore: warning: something odd"));
@@ -206,10 +232,14 @@ fn the_plan_refuses_with_reasons_before_the_token_is_spent() {
     let target = Postgres::start(postgres::usual_major());
     let work = tempfile::tempdir().unwrap();
     let plain = target.login("plain", "", "postgres");
-    let output = restore(&server, &backup, &plain, "new_database", work.path()).args(["--created-database", "template1"]).output().unwrap();
+    let output = restore(&server, &backup, &plain, "new_database", work.path())
+        .args(["--created-database", "template1"])
+        .output()
+        .unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("plan_refused", Some(2)), "{}", said(&output));
     let plan = support::events(&output).into_iter().find(|event| !event["plan"].is_null()).unwrap();
-    let codes: std::collections::BTreeSet<&str> = plan["plan"]["refusals"].as_array().unwrap().iter().map(|refusal| refusal["code"].as_str().unwrap()).collect();
+    let codes: std::collections::BTreeSet<&str> =
+        plan["plan"]["refusals"].as_array().unwrap().iter().map(|refusal| refusal["code"].as_str().unwrap()).collect();
     for code in ["role_missing", "no_createdb", "database_exists"] {
         assert!(codes.contains(code), "{code}: {codes:?}");
     }

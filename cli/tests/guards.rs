@@ -37,7 +37,10 @@ fn run(token: Option<&str>, arguments: &[&str]) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut command = walwarden();
-    command.arg("restore").args(arguments).env("WALWARDEN_BASE_URL", format!("http://{}", listener.local_addr().unwrap()));
+    command
+        .arg("restore")
+        .args(arguments)
+        .env("WALWARDEN_BASE_URL", format!("http://{}", listener.local_addr().unwrap()));
     if let Some(token) = token {
         command.env("WALWARDEN_TOKEN", token);
     }
@@ -67,18 +70,52 @@ fn every_guard_says_what_is_wrong_and_what_to_do() {
         ("no mode", Some(&good), vec!["--manifest", MANIFEST]),
         ("bad mode", Some(&good), vec!["--manifest", MANIFEST, "--mode", "over"]),
         ("in place, not confirmed", Some(&good), in_place.to_vec()),
-        ("in place, created database", Some(&good), in_place_with(&["--confirm-destructive", "--created-database", "x"])),
-        ("in place, no database", Some(&other_mode), in_place_with(&["--confirm-destructive", "--target", "postgresql://u@127.0.0.1"])),
+        (
+            "in place, created database",
+            Some(&good),
+            in_place_with(&["--confirm-destructive", "--created-database", "x"]),
+        ),
+        (
+            "in place, no database",
+            Some(&other_mode),
+            in_place_with(&["--confirm-destructive", "--target", "postgresql://u@127.0.0.1"]),
+        ),
         ("bad name", Some(&good), with(&["--created-database", "1x"])),
         ("bad jobs", Some(&good), with(&["--jobs", "0"])),
         ("no token", None, full.to_vec()),
         ("malformed token", Some("ww_live_key"), full.to_vec()),
         ("expired token", Some(&expired), full.to_vec()),
         ("token of another mode", Some(&other_mode), full.to_vec()),
-        ("token of another backup", Some(&good), vec!["--manifest", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb", "--mode", "new_database", "--target", TARGET]),
+        (
+            "token of another backup",
+            Some(&good),
+            vec![
+                "--manifest",
+                "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+                "--mode",
+                "new_database",
+                "--target",
+                TARGET,
+            ],
+        ),
         ("no target", Some(&good), vec!["--manifest", MANIFEST, "--mode", "new_database"]),
-        ("refused target", Some(&good), vec!["--manifest", MANIFEST, "--mode", "new_database", "--target", "postgresql://u:hunter2@h/x?service=y"]),
-        ("pooled target", Some(&good), vec!["--manifest", MANIFEST, "--mode", "new_database", "--target", "postgresql://u:hunter2@ep-x-pooler.eu.aws.neon.tech/x"]),
+        (
+            "refused target",
+            Some(&good),
+            vec!["--manifest", MANIFEST, "--mode", "new_database", "--target", "postgresql://u:hunter2@h/x?service=y"],
+        ),
+        (
+            "pooled target",
+            Some(&good),
+            vec![
+                "--manifest",
+                MANIFEST,
+                "--mode",
+                "new_database",
+                "--target",
+                "postgresql://u:hunter2@ep-x-pooler.eu.aws.neon.tech/x",
+            ],
+        ),
         ("unknown flag", Some(&good), with(&["--force"])),
         ("misplaced target", Some(&good), vec!["--manifest", MANIFEST, "postgresql://u:hunter2@h/x"]),
     ];
@@ -91,7 +128,8 @@ fn every_guard_says_what_is_wrong_and_what_to_do() {
 
 #[test]
 fn json_errors_are_the_last_line_of_stdout() {
-    let output = run(None, &["--json", "--manifest", &format!("sha256:{}", MANIFEST.to_uppercase()), "--mode", "new_database"]);
+    let output =
+        run(None, &["--json", "--manifest", &format!("sha256:{}", MANIFEST.to_uppercase()), "--mode", "new_database"]);
     assert!(output.stderr.is_empty());
     insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap());
     let output = run(None, &["--json", "--nonsense"]);
@@ -103,7 +141,12 @@ fn version_and_help() {
     let output = walwarden().arg("--version").output().unwrap();
     assert!(output.status.success());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), concat!("walwarden ", env!("CARGO_PKG_VERSION"), "\n"));
-    let output = walwarden().args(["restore", "--help"]).env("WALWARDEN_TOKEN", good()).env("WALWARDEN_TARGET", TARGET).output().unwrap();
+    let output = walwarden()
+        .args(["restore", "--help"])
+        .env("WALWARDEN_TOKEN", good())
+        .env("WALWARDEN_TARGET", TARGET)
+        .output()
+        .unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && !help.contains("hunter2"));
     insta::assert_snapshot!(help);

@@ -13,9 +13,21 @@ fn every_kind_of_difference_is_found_and_named() {
     let cases = [
         ("UPDATE sample.orders SET note = 'changed' WHERE id = 7", "sample.orders", "not the same ones"),
         ("DELETE FROM sample.orders WHERE id = 7", "sample.orders", "1,499 rows instead of 1,500"),
-        ("ALTER TABLE sample.orders DROP CONSTRAINT orders_pkey CASCADE; DROP INDEX sample.orders_note; ALTER TABLE sample.orders DROP CONSTRAINT orders_period_excl; INSERT INTO sample.orders SELECT * FROM sample.orders WHERE id = 7", "sample.orders", "1,501 rows instead of 1,500"),
-        ("SELECT setval('sample.unowned_seq', 703, false)", "sequence sample.unowned_seq", "is at 703 (not yet used) instead of 702 (not yet used)"),
-        ("SELECT setval('sample.unowned_seq', 702, true)", "sequence sample.unowned_seq", "is at 702 instead of 702 (not yet used)"),
+        (
+            "ALTER TABLE sample.orders DROP CONSTRAINT orders_pkey CASCADE; DROP INDEX sample.orders_note; ALTER TABLE sample.orders DROP CONSTRAINT orders_period_excl; INSERT INTO sample.orders SELECT * FROM sample.orders WHERE id = 7",
+            "sample.orders",
+            "1,501 rows instead of 1,500",
+        ),
+        (
+            "SELECT setval('sample.unowned_seq', 703, false)",
+            "sequence sample.unowned_seq",
+            "is at 703 (not yet used) instead of 702 (not yet used)",
+        ),
+        (
+            "SELECT setval('sample.unowned_seq', 702, true)",
+            "sequence sample.unowned_seq",
+            "is at 702 instead of 702 (not yet used)",
+        ),
         (&format!("SELECT lo_put({object}, 0, 'x')"), &format!("large object {object}"), ""),
         (&format!("SELECT lo_unlink({object})"), &format!("large object {object}"), "is missing"),
         ("SELECT lo_from_bytea(4000000000, 'new')", "large object 4000000000", "is not in the backup"),
@@ -27,14 +39,22 @@ fn every_kind_of_difference_is_found_and_named() {
         let (work, wrapper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let script = wrapper.path().join("tamper.sql");
         std::fs::write(&script, sql).unwrap();
-        let then = format!("exec \"$PSQL\" -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$DATABASE\" -f '{}' 2>/dev/null", script.display());
+        let then = format!(
+            "exec \"$PSQL\" -X -q -o /dev/null -v ON_ERROR_STOP=1 -d \"$DATABASE\" -f '{}' 2>/dev/null",
+            script.display()
+        );
         let bin = postgres.wrapped_pg_restore(wrapper.path(), None, &then);
         let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path())
             .args(["--prove", "--created-database", "copy", "--pg-bin"])
             .arg(bin)
             .output()
             .unwrap();
-        assert_eq!((error(&output).0.as_str(), output.status.code()), ("proof_differs", Some(3)), "{sql}: {}", said(&output));
+        assert_eq!(
+            (error(&output).0.as_str(), output.status.code()),
+            ("proof_differs", Some(3)),
+            "{sql}: {}",
+            said(&output)
+        );
         let proof = events(&output).into_iter().find(|event| !event["proof"].is_null()).unwrap();
         let different = proof["proof"]["different"].to_string();
         assert!(different.contains(name) && different.contains(how), "{sql}: {different}");
@@ -56,7 +76,10 @@ fn a_hostile_annex_is_not_run() {
     });
     let work = tempfile::tempdir().unwrap();
     let server = Server::start(&backup);
-    let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path()).args(["--prove", "--created-database", "copy"]).output().unwrap();
+    let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path())
+        .args(["--prove", "--created-database", "copy"])
+        .output()
+        .unwrap();
     assert_eq!(error(&output).0, "proof_differs", "{}", said(&output));
     assert!(said(&output).contains("not understood"));
     assert!(!std::path::Path::new("/tmp/walwarden-pwned").exists());
@@ -72,7 +95,10 @@ fn what_cannot_be_compared_is_not_called_identical() {
     });
     let work = tempfile::tempdir().unwrap();
     let server = Server::start(&backup);
-    let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path()).args(["--prove", "--created-database", "copy"]).output().unwrap();
+    let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path())
+        .args(["--prove", "--created-database", "copy"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert!(!said(&output).contains("identical"));
     assert_eq!(server.reported().last().unwrap()["proof"]["result"], "notProven");

@@ -23,8 +23,14 @@ fn every_major_restores_identically_serially_and_in_parallel() {
                 .output()
                 .unwrap();
             assert!(output.status.success(), "{major}: {}", said(&output));
-            assert_eq!(states(&output), ["inspected", "downloading", "verifying", "manifest_verified", "restoring", "finalizing", "completed"]);
-            assert_eq!(server.reported_steps(), ["downloading", "verifying", "manifest_verified", "restoring", "finalizing", "restore"]);
+            assert_eq!(
+                states(&output),
+                ["inspected", "downloading", "verifying", "manifest_verified", "restoring", "finalizing", "completed"]
+            );
+            assert_eq!(
+                server.reported_steps(),
+                ["downloading", "verifying", "manifest_verified", "restoring", "finalizing", "restore"]
+            );
             let completed = support::events(&output).pop().unwrap();
             assert_eq!(completed["payload"]["proof"]["result"], "identical", "{}", said(&output));
             assert_eq!(completed["payload"]["proof"]["tables"], backup.records.header.counts.tables);
@@ -39,7 +45,12 @@ fn every_major_restores_identically_serially_and_in_parallel() {
 fn same_schema(postgres: &Postgres, left: &str, right: &str) {
     let settings = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C -c xmlbinary=base64";
     let schema = |database: &str| {
-        let output = postgres.client("pg_dump", database).env("PGOPTIONS", settings).args(["--schema-only", "--create"]).output().unwrap();
+        let output = postgres
+            .client("pg_dump", database)
+            .env("PGOPTIONS", settings)
+            .args(["--schema-only", "--create"])
+            .output()
+            .unwrap();
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap().replace(database, "DATABASE");
         text.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect::<Vec<_>>()
@@ -58,11 +69,37 @@ fn an_owner_that_is_no_superuser_restores_its_own_database() {
     let backup = Backup::of(&postgres, "app", "-Z6");
     let server = Server::start(&backup);
     let work = tempfile::tempdir().unwrap();
-    let output = restore(&server, &backup, &dsn, "new_database", work.path()).args(["--prove", "--created-database", "app_copy", "--refuse-superuser-target"]).output().unwrap();
+    let output = restore(&server, &backup, &dsn, "new_database", work.path())
+        .args(["--prove", "--created-database", "app_copy", "--refuse-superuser-target"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert!(!said(&output).contains("hunter2"));
     same_schema(&postgres, "app", "app_copy");
-    assert_eq!(postgres.one("app_copy", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"), "owner");
+    assert_eq!(
+        postgres.one("app_copy", "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"),
+        "owner"
+    );
+}
+
+#[test]
+fn in_place_works_on_every_major() {
+    for major in postgres::majors() {
+        let postgres = Postgres::start(major);
+        sample(&postgres);
+        let backup = Backup::of(&postgres, "source", compress(major));
+        let before = postgres.one("source", "SELECT count(*) FROM pg_class");
+        postgres.run("source", "DELETE FROM sample.orders; SELECT setval('sample.unowned_seq', 9999)");
+        for jobs in [&[][..], &["--jobs", "3"]] {
+            let server = Server::start(&backup);
+            let work = tempfile::tempdir().unwrap();
+            let mut command = restore(&server, &backup, &postgres.dsn("source"), "in_place", work.path());
+            let output = command.args(["--confirm-destructive", "--prove"]).args(jobs).output().unwrap();
+            assert!(output.status.success(), "{major}: {}", said(&output));
+            assert_eq!(server.reported().last().unwrap()["proof"]["result"], "identical", "{major}: {}", said(&output));
+            assert_eq!(postgres.one("source", "SELECT count(*) FROM pg_class"), before);
+        }
+    }
 }
 
 #[test]
@@ -74,29 +111,38 @@ fn in_place_replaces_what_is_there_and_leaves_the_rest() {
     let server = Server::start(&backup);
     let work = tempfile::tempdir().unwrap();
     let target = postgres.dsn("source");
-    let plan = restore(&server, &backup, &target, "in_place", work.path()).args(["--confirm-destructive", "--plan"]).output().unwrap();
+    let plan = restore(&server, &backup, &target, "in_place", work.path())
+        .args(["--confirm-destructive", "--plan"])
+        .output()
+        .unwrap();
     assert!(plan.status.success() && said(&plan).contains("public.mine"), "{}", said(&plan));
     assert_eq!(server.behaviour.claims.load(std::sync::atomic::Ordering::Relaxed), 0);
-    let output = restore(&server, &backup, &target, "in_place", work.path()).args(["--confirm-destructive", "--prove"]).output().unwrap();
+    let output = restore(&server, &backup, &target, "in_place", work.path())
+        .args(["--confirm-destructive", "--prove"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(postgres.one("source", "SELECT kept FROM public.mine"), "1");
 
     // A view made since keeps its table from being dropped: said beforehand.
     postgres.run("source", "CREATE VIEW public.since AS SELECT * FROM sample.orders");
-    let output = restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
+    let output =
+        restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
     let (code, text) = error(&output);
     assert_eq!((code.as_str(), output.status.code()), ("plan_refused", Some(2)));
     assert!(text.contains("public.since") && text.contains("DROP VIEW"), "{text}");
 
     postgres.run("source", "DROP VIEW public.since; CREATE TYPE sample.since AS ENUM ('a'); CREATE FUNCTION sample.since() RETURNS int LANGUAGE sql RETURN 1");
-    let output = restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
+    let output =
+        restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
     let (code, text) = error(&output);
     assert_eq!(code, "plan_refused");
     assert!(text.contains("DROP TYPE") && text.contains("DROP FUNCTION"), "{text}");
 
     // What only pg_restore finds out changes nothing.
     postgres.run("source", "DROP TYPE sample.since; DROP FUNCTION sample.since; CREATE TABLE public.uses (m sample.mood); DELETE FROM sample.orders WHERE id > 10");
-    let output = restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
+    let output =
+        restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_failed", Some(3)), "{}", said(&output));
     assert_eq!(postgres.one("source", "SELECT count(*) FROM sample.orders"), "10");
     assert_eq!(server.reported().last().unwrap()["class"], "target_failed");
@@ -110,10 +156,96 @@ fn newer_archives_do_not_go_into_older_servers() {
     older.run("postgres", "CREATE DATABASE source TEMPLATE template0");
     let work = tempfile::tempdir().unwrap();
     let backup = Backup::of(&newer, "source", "-Z6");
-    let output = restore(&Server::start(&backup), &backup, &older.dsn("postgres"), "new_database", work.path()).args(["--created-database", "x"]).output().unwrap();
+    let output = restore(&Server::start(&backup), &backup, &older.dsn("postgres"), "new_database", work.path())
+        .args(["--created-database", "x"])
+        .output()
+        .unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("no_pg_restore", Some(2)), "{}", said(&output));
     // The other way round works.
     let backup = Backup::of(&older, "source", "-Z6");
-    let output = restore(&Server::start(&backup), &backup, &newer.dsn("postgres"), "new_database", work.path()).args(["--created-database", "x", "--prove"]).output().unwrap();
+    let output = restore(&Server::start(&backup), &backup, &newer.dsn("postgres"), "new_database", work.path())
+        .args(["--created-database", "x", "--prove"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn partitions_that_load_through_their_root_compare_as_a_sum() {
+    let postgres = Postgres::start(*postgres::majors().last().unwrap());
+    postgres.run("postgres", "CREATE DATABASE source TEMPLATE template0");
+    postgres.run(
+        "source",
+        "CREATE TYPE colour AS ENUM ('red', 'green', 'blue');
+         CREATE TABLE by_colour (id int, c colour, \"n\"\"q\" text) PARTITION BY HASH (c);
+         CREATE TABLE by_colour_0 PARTITION OF by_colour FOR VALUES WITH (MODULUS 3, REMAINDER 0);
+         CREATE TABLE by_colour_1 PARTITION OF by_colour FOR VALUES WITH (MODULUS 3, REMAINDER 1);
+         CREATE TABLE by_colour_2 PARTITION OF by_colour FOR VALUES WITH (MODULUS 3, REMAINDER 2);
+         INSERT INTO by_colour SELECT n, (enum_range(NULL::colour))[1 + n % 3], 'v' || n FROM generate_series(1, 300) n;
+         CREATE TABLE by_range (id int) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF by_range FOR VALUES FROM (0) TO (100);
+         CREATE TABLE high (other text, id int); ALTER TABLE high DROP COLUMN other;
+         ALTER TABLE by_range ATTACH PARTITION high FOR VALUES FROM (100) TO (200);
+         INSERT INTO by_range SELECT n FROM generate_series(0, 199) n",
+    );
+    for more in [&[][..], &["--load-via-partition-root"]] {
+        let backup = Backup::of_with(&postgres, "source", "-Z6", more);
+        let moved = backup.records.tables.iter().filter(|table| !table.load_target.ends_with(&table.name)).count();
+        assert_eq!(moved, if more.is_empty() { 3 } else { 5 });
+        let server = Server::start(&backup);
+        let work = tempfile::tempdir().unwrap();
+        let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path())
+            .args(["--prove", "--created-database", "copy"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let report = server.reported().pop().unwrap();
+        assert_eq!(
+            (report["proof"]["result"].as_str(), report["proof"]["tables"].as_u64(), report["proof"]["rows"].as_u64()),
+            (Some("identical"), Some(5), Some(500)),
+            "{}",
+            said(&output)
+        );
+        postgres.run("postgres", "DROP DATABASE copy");
+    }
+}
+
+#[test]
+fn encrypted_targets_are_checked_as_far_as_sslmode_says() {
+    if !std::path::Path::new("/usr/bin/openssl").exists() {
+        return;
+    }
+    let postgres = Postgres::start(postgres::usual_major());
+    let certificate = postgres.with_tls();
+    postgres.run("postgres", "CREATE DATABASE source TEMPLATE template0");
+    postgres.run("source", "CREATE TABLE t AS SELECT 1 AS a");
+    let dsn = postgres.login("owner", "SUPERUSER", "postgres");
+    let backup = Backup::of(&postgres, "source", "-Z6");
+    let server = Server::start(&backup);
+    let file = percent_encoding::utf8_percent_encode(certificate.to_str().unwrap(), percent_encoding::NON_ALPHANUMERIC)
+        .to_string();
+    for (query, code) in [
+        ("sslmode=require".to_owned(), None),
+        (format!("sslmode=verify-ca&sslrootcert={file}"), None),
+        // The certificate is another host's.
+        (format!("sslmode=verify-full&sslrootcert={file}"), Some("target_tls_failed")),
+        ("sslmode=verify-ca&sslrootcert=system".to_owned(), Some("target_tls_failed")),
+        ("sslmode=verify-ca&sslrootcert=%2Fnowhere".to_owned(), Some("sslrootcert_invalid")),
+    ] {
+        let work = tempfile::tempdir().unwrap();
+        let mut command = restore(&server, &backup, &format!("{dsn}?{query}"), "new_database", work.path());
+        let output = command.args(["--created-database", "copy", "--prove"]).output().unwrap();
+        match code {
+            None => {
+                assert!(output.status.success(), "{query}: {}", said(&output));
+                postgres.run("postgres", "DROP DATABASE copy");
+            }
+            Some(code) => assert_eq!(
+                (error(&output).0.as_str(), output.status.code()),
+                (code, Some(2)),
+                "{query}: {}",
+                said(&output)
+            ),
+        }
+    }
 }

@@ -216,10 +216,7 @@ impl Dsn {
 
     /// Who and where, without password: for people and the API.
     pub fn redacted(&self) -> String {
-        // RFC 3986's unreserved characters stay readable.
-        const ENCODED: &percent_encoding::AsciiSet =
-            &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-        let encode = |t: &str| percent_encoding::utf8_percent_encode(t, ENCODED).to_string();
+        let encode = |t: &str| percent_encoding::utf8_percent_encode(t, RESERVED).to_string();
         let user = self.user.as_deref().map(|u| format!("{}@", encode(u))).unwrap_or_default();
         let host = if self.host.contains(':') && !self.host.starts_with('[') {
             format!("[{}]", self.host)

@@ -74,9 +74,10 @@ impl CheckJob {
     /// As the API shows it.
     pub fn view(&self) -> SourceCheck {
         let report = self.report.clone();
+        let claimed = self.state == CheckState::Queued && self.claim.session_sha256.is_some();
         SourceCheck {
             id: self.id.clone(),
-            state: self.state,
+            state: if claimed { CheckState::Claimed } else { self.state },
             r#final: check_is_final(self.state),
             failure: self.failure.map(Failure::from),
             server_version: report.as_ref().map(|r| r.server_version.clone()),

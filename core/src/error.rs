@@ -59,6 +59,11 @@ impl DomainError {
         Self::Broken { what: what.into(), problem: problem.to_string() }
     }
 
+    /// Whether something was not in the state, or not any more, that an act needs.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused(detail) if detail.code == ErrorCode::StateConflict)
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_passing(&self) -> bool {
         match self {

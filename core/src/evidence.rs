@@ -24,6 +24,8 @@ use crate::{
     table::{Record, Write, keys},
 };
 
+/// Evidence of at most this many backups of a database is listed, the newest.
+const LISTED: usize = 200;
 /// Bundles prove consistency with at most this many older checkpoints, the newest.
 const MAX_CONSISTENCY_PROOFS: usize = 1000;
 
@@ -113,13 +115,17 @@ impl Domain {
         let key = format!("org/{org}/log/{epoch}/{:020}", checkpoint.size);
         let until = &record.body.retain_until;
         put_once(&bucket, &key, note.as_bytes(), until, "text/plain; charset=utf-8").await?;
+        self.fault_point("publish:checkpoint-written");
         self.log.record_checkpoint(org, checkpoint.size, &note).await?;
+        self.fault_point("publish:checkpoint-recorded");
         for public in self.keyring.public_keys().keys() {
             let key = format!("org/{org}/keys/{}.pem", public.id);
             put_once(&bucket, &key, public.to_pem().as_bytes(), until, "application/x-pem-file").await?;
         }
+        self.fault_point("publish:keys-written");
         let bytes = self.bundle(&record.body, checkpoint.size, &note).await?;
         put_first(&bucket, &record.body.bundle_key(), &bytes, until, "application/gzip").await?;
+        self.fault_point("publish:bundle-written");
         let mut next = record.body.clone();
         next.publish = Publish::Done;
         next.due_at = (!next.leftovers.is_empty()).then(|| self.edge.now());
@@ -140,7 +146,9 @@ impl Domain {
         let backup = self.backup(org, database, &record.body.backup_id).await?.body;
         let bucket = self.bucket(org, &backup.destination_id).await?;
         let envelope = signed.envelope()?;
-        put_once(&bucket, &backup.receipt_key(id), envelope.as_bytes(), &backup.retain_until, "application/json").await?;
+        // As long as the backup is locked; a restore after that still locks its receipt for a day.
+        let until = backup.retain_until.clone().max(self.edge.in_seconds(24 * 3600));
+        put_once(&bucket, &backup.receipt_key(id), envelope.as_bytes(), &until, "application/json").await?;
         let mut next = record.body.clone();
         next.receipt_published = true;
         next.due_at = None;
@@ -198,12 +206,22 @@ impl Domain {
         })
     }
 
-    /// Evidence of a database's completed backups, newest first.
+    /// Evidence of a database's newest completed backups, newest first.
     pub async fn evidence_list(&self, org: &OrgId, database: &DatabaseId) -> Result<Vec<Evidence>> {
         let pk = keys::database_partition(org, database);
-        let page = self.table.query::<BackupJob>(&pk, "BACKUP#", true, 200, None).await?;
-        let completed = page.records.iter().filter(|r| r.body.state == BackupState::Completed);
-        completed.map(|r| self.evidence_of(&r.body)).collect()
+        let (mut evidence, mut after) = (Vec::new(), None::<String>);
+        // A page may be short: DynamoDB ends it at a megabyte.
+        loop {
+            let page = self.table.query::<BackupJob>(&pk, "BACKUP#", true, LISTED as i32, after.as_deref()).await?;
+            for record in page.records.iter().filter(|r| r.body.state == BackupState::Completed) {
+                evidence.push(self.evidence_of(&record.body)?);
+            }
+            after = page.next;
+            if after.is_none() || evidence.len() >= LISTED {
+                evidence.truncate(LISTED);
+                return Ok(evidence);
+            }
+        }
     }
 }
 

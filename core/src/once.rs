@@ -12,7 +12,7 @@ use walwarden_contract::{
 use crate::{
     Domain,
     error::{DomainError, Result},
-    table::{Item, Key, Write, keys},
+    table::{Item, Key, TableError, Write, keys},
 };
 
 /// How long a replay is recognised.
@@ -23,7 +23,7 @@ const KEPT_SECONDS: i64 = 7 * 24 * 3600;
 pub struct Once {
     key: Key,
     request_sha256: String,
-    expires_at: i64,
+    now: i64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ impl Once {
         Self {
             key: keys::idempotency(org, principal, operation, &digest(key.as_bytes())),
             request_sha256: digest(request),
-            expires_at: domain.edge.now_ms() / 1000 + KEPT_SECONDS,
+            now: domain.edge.now_ms() / 1000,
         }
     }
 
@@ -62,7 +62,7 @@ impl Once {
     pub async fn replay<T: DeserializeOwned>(&self, domain: &Domain) -> Result<Replay<T>> {
         let Some(stored) = domain.table.get::<Stored>(&self.key).await? else { return Ok(Replay::New) };
         let stored = stored.body;
-        if stored.expires_at < domain.edge.now_ms() / 1000 {
+        if stored.expires_at < self.now {
             return Ok(Replay::New);
         }
         if stored.request_sha256 != self.request_sha256 {
@@ -88,17 +88,30 @@ impl Once {
         self.stored(String::new(), resource_id, true)
     }
 
+    /// What a mutation ends with that a condition refused: the answer of the request under this very key that was
+    /// first, if that is what stood in the way, else `refused`.
+    pub async fn lost<T: DeserializeOwned>(&self, domain: &Domain, refused: DomainError) -> Result<T> {
+        if !matches!(refused, DomainError::Table(TableError::Condition(_))) {
+            return Err(refused);
+        }
+        match self.replay(domain).await? {
+            Replay::Done(response) => Ok(response),
+            Replay::Revealed(id) => Err(Self::already_revealed(&id)),
+            Replay::New => Err(refused),
+        }
+    }
+
     fn stored(&self, response: String, resource_id: &str, revealed_secret: bool) -> Write {
+        let expires_at = self.now + KEPT_SECONDS;
         let stored = Stored {
             request_sha256: self.request_sha256.clone(),
             response,
             resource_id: resource_id.into(),
             revealed_secret,
-            expires_at: self.expires_at,
+            expires_at,
         };
-        // A lapsed record may still lie there until TTL takes it: the replay check has just ruled out a live one,
-        // and two racing first uses both carry a Create on the resource itself.
-        Write::Create(self.key.clone(), Item::new(&stored).ttl(self.expires_at))
+        // The one condition that two requests under one key share: what they create has an id of its own in each.
+        Write::CreateUnlessLive(self.key.clone(), Item::new(&stored).ttl(expires_at), self.now)
     }
 
     /// The refusal of a replay that would have to show a secret again.

@@ -17,6 +17,7 @@ use crate::{
     error::{DomainError, Result},
     log::Draft,
     once::Once,
+    registry::check_label,
     table::{Item, Record, Write, keys},
 };
 
@@ -70,6 +71,30 @@ impl Principal {
         Err(DomainError::Refused(Box::new(detail)))
     }
 
+    /// Refuses whoever may not issue, list and revoke tokens.
+    pub fn require_operator(&self) -> Result<()> {
+        if self.operator {
+            return Ok(());
+        }
+        Err(DomainError::refused(
+            ErrorCode::Forbidden,
+            "only the operator's token manages tokens",
+            "use the token that was printed when the server first started",
+        ))
+    }
+
+    /// Refuses a token that is bound to a database, for what concerns more than that one.
+    pub fn require_unbound(&self) -> Result<()> {
+        match &self.token.database_id {
+            None => Ok(()),
+            Some(own) => Err(DomainError::refused(
+                ErrorCode::Forbidden,
+                format!("the token is bound to database {own}"),
+                "use a token that is not bound to one database",
+            )),
+        }
+    }
+
     /// Refuses a token that is bound to another database; it is told that there is none.
     pub fn require_database(&self, database: &DatabaseId) -> Result<()> {
         match &self.token.database_id {
@@ -105,9 +130,10 @@ impl Domain {
 
     /// Issues a token.
     pub async fn issue_token(&self, who: &Principal, request: CreateTokenRequest, once: &Once) -> Result<CreatedToken> {
-        self.require_operator(who)?;
-        if request.name.trim().is_empty() || request.name.len() > 100 {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, "the token's name must have 1 to 100 characters", "name where it will be used"));
+        who.require_operator()?;
+        check_label(&request.name)?;
+        if request.scopes.is_empty() {
+            return Err(DomainError::refused(ErrorCode::InvalidRequest, "scopes is empty", "name what the token may do"));
         }
         if request.expires_at.as_deref().is_some_and(|t| time::parse_ms(t).is_none_or(|ms| ms <= self.edge.now_ms())) {
             return Err(DomainError::refused(
@@ -121,8 +147,10 @@ impl Domain {
         }
         let (mut writes, draft, created) = self.token_writes(&who.org, request, false, who.token.id.as_str());
         writes.push(once.write_revealing(created.info.id.as_str()));
-        self.log.commit(&who.org, writes, vec![draft]).await?;
-        Ok(created)
+        match self.log.commit(&who.org, writes, vec![draft]).await {
+            Ok(()) => Ok(created),
+            Err(refused) => once.lost(self, refused).await,
+        }
     }
 
     fn token_writes(&self, org: &OrgId, request: CreateTokenRequest, operator: bool, actor: &str) -> (Vec<Write>, Draft, CreatedToken) {
@@ -178,15 +206,22 @@ impl Domain {
 
     /// All tokens, revoked ones too, oldest first.
     pub async fn tokens(&self, who: &Principal) -> Result<Vec<Token>> {
-        self.require_operator(who)?;
+        who.require_operator()?;
         let found = self.table.query_all::<TokenRecord>(&keys::org_partition(&who.org), "TOK#").await?;
         Ok(found.into_iter().map(|r| r.body.info).collect())
     }
 
     /// Revokes a token; a revoked one stays revoked.
     pub async fn revoke_token(&self, who: &Principal, id: &TokenId) -> Result<Token> {
-        self.require_operator(who)?;
+        who.require_operator()?;
         let mut record = self.token_record(&who.org, id).await?;
+        if record.body.operator {
+            return Err(DomainError::Refused(Box::new(
+                ErrorDetail::new(ErrorCode::StateConflict, "the operator's token is the only one that manages tokens")
+                    .hint("keep it where only the operator reads it")
+                    .about(id.as_str()),
+            )));
+        }
         if record.body.info.revoked_at.is_none() {
             record.body.info.revoked_at = Some(self.edge.now());
             let write = Write::Replace(record.key, record.rev, Item::new(&record.body));
@@ -198,16 +233,5 @@ impl Domain {
 
     async fn token_record(&self, org: &OrgId, id: &TokenId) -> Result<Record<TokenRecord>> {
         self.table.get(&keys::token(org, id)).await?.ok_or_else(|| DomainError::not_found("token", id))
-    }
-
-    fn require_operator(&self, who: &Principal) -> Result<()> {
-        if who.operator {
-            return Ok(());
-        }
-        Err(DomainError::refused(
-            ErrorCode::Forbidden,
-            "only the operator's token manages tokens",
-            "use the token that was printed when the server first started",
-        ))
     }
 }

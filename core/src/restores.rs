@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use walwarden_contract::{
+    dsn::Dsn,
     api::{CreateRestoreRequest, CreatedRestore, OneLiner, Progress, Restore},
     errors::{ErrorCode, ErrorDetail},
     failure::{Failure, FailureClass},
@@ -19,13 +20,14 @@ use walwarden_contract::{
 use walwarden_verifier::{
     dsse::{Envelope, Statement},
     entry::{AssertedBy, Event},
+    jcs::MAX_INTEGER,
     keys::KeyUse,
     manifest, receipt,
 };
 
 use crate::{
     Domain,
-    backups::{BackupJob, Claim, ReceiptRef, SignedStatement},
+    backups::{BackupJob, Claim, ReceiptRef, SignedStatement, is_version, same},
     error::{DomainError, Result},
     log::Draft,
     once::{Once, Replay},
@@ -38,6 +40,8 @@ use crate::{
 pub const SILENCE_SECONDS: i64 = 600;
 /// How long after its claim a restore's session is served, even when it was given up.
 const SESSION_SECONDS: i64 = 24 * 3600;
+/// Refusals of one token that are recorded: whoever keeps showing a spent one does not fill the log.
+const RECORDED_REJECTIONS: u32 = 5;
 /// Life of a presigned URL.
 const URL_LIFETIME: Duration = Duration::from_secs(900);
 
@@ -83,6 +87,9 @@ pub struct RestoreJob {
     pub completed_at: Option<String>,
     /// Why it failed.
     pub failure: Option<FailureClass>,
+    /// How many refusals of its token were recorded.
+    #[serde(default)]
+    pub rejections: u32,
     /// When the sentinel is to look.
     pub due_at: Option<String>,
     /// Sequence number of the next entry.
@@ -124,12 +131,7 @@ impl Domain {
     /// same token again.
     pub async fn create_restore(&self, who: &Principal, request: CreateRestoreRequest, once: &Once) -> Result<CreatedRestore> {
         if let Replay::Revealed(id) = once.replay::<()>(self).await? {
-            let id: RestoreId = id.parse().map_err(|e| DomainError::broken("idempotency record", e))?;
-            let job = self.restore_by_id(&who.org, &id).await?.body;
-            if job.state != RestoreState::Created || job.expires_at <= self.edge.now_ms() / 1000 {
-                return Err(Once::already_revealed(id.as_str()));
-            }
-            return self.revealed(&job).await;
+            return self.revealed_again(&who.org, &id).await;
         }
         let backup = self.backup_by_id(&who.org, &request.backup_job_id).await?.body;
         who.require_database(&backup.database_id)?;
@@ -141,6 +143,7 @@ impl Domain {
             )));
         };
         check_created_database(request.mode, request.created_database.as_deref())?;
+        let target_redacted_dsn = request.target_redacted_dsn.as_deref().map(redacted_target).transpose()?;
         let issued_at = self.edge.now_ms() / 1000;
         let database = self.database(&who.org, &backup.database_id).await?.body;
         let created_database = match (request.mode, request.created_database) {
@@ -162,7 +165,7 @@ impl Domain {
             mode: request.mode,
             purpose,
             created_database,
-            target_redacted_dsn: request.target_redacted_dsn,
+            target_redacted_dsn,
             state: RestoreState::Created,
             issued_at,
             expires_at: issued_at + LIFETIME_SECONDS,
@@ -173,6 +176,7 @@ impl Domain {
             receipt_published: false,
             completed_at: None,
             failure: None,
+            rejections: 0,
             due_at: Some(time::format_ms((issued_at + LIFETIME_SECONDS) * 1000)),
             next_seq: 2,
         };
@@ -194,7 +198,24 @@ impl Domain {
             actor: who.token.id.to_string(),
             asserted_by: AssertedBy::ControlPlane,
         };
-        self.log.commit(&who.org, writes, vec![draft]).await?;
+        match self.log.commit(&who.org, writes, vec![draft]).await {
+            Ok(()) => self.revealed(&job).await,
+            // The same request, sent twice at once: both are shown the one token.
+            Err(refused @ DomainError::Table(TableError::Condition(_))) => match once.replay::<()>(self).await? {
+                Replay::Revealed(id) => self.revealed_again(&who.org, &id).await,
+                _ => Err(refused),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The token of a restore that was created under this idempotency key, as long as it is of use.
+    async fn revealed_again(&self, org: &OrgId, id: &str) -> Result<CreatedRestore> {
+        let id: RestoreId = id.parse().map_err(|e| DomainError::broken("idempotency record", e))?;
+        let job = self.restore_by_id(org, &id).await?.body;
+        if job.state != RestoreState::Created || job.expires_at <= self.edge.now_ms() / 1000 {
+            return Err(Once::already_revealed(id.as_str()));
+        }
         self.revealed(&job).await
     }
 
@@ -267,19 +288,22 @@ impl Domain {
             }
             _ => (ErrorCode::TokenUsed, "used", "the restore token was already used"),
         };
-        let mut next = job.clone();
-        let seq = next.next_seq;
-        next.next_seq += 1;
-        let write = Write::Replace(opened.record.key.clone(), opened.record.rev, next.item());
-        let draft = Draft {
-            job: Some((job.id.to_string(), seq)),
-            event: Event::RestoreTokenRejected { reason: reason.into() },
-            actor: "restore-token".into(),
-            asserted_by: AssertedBy::ControlPlane,
-        };
-        match self.log.commit(&job.org_id, vec![write], vec![draft]).await {
-            Ok(()) | Err(DomainError::Table(TableError::Condition(_))) => {}
-            Err(error) => return Err(error),
+        if job.rejections < RECORDED_REJECTIONS {
+            let mut next = job.clone();
+            let seq = next.next_seq;
+            next.next_seq += 1;
+            next.rejections += 1;
+            let write = Write::Replace(opened.record.key.clone(), opened.record.rev, next.item());
+            let draft = Draft {
+                job: Some((job.id.to_string(), seq)),
+                event: Event::RestoreTokenRejected { reason: reason.into() },
+                actor: "restore-token".into(),
+                asserted_by: AssertedBy::ControlPlane,
+            };
+            match self.log.commit(&job.org_id, vec![write], vec![draft]).await {
+                Ok(()) | Err(DomainError::Table(TableError::Condition(_))) => {}
+                Err(error) => return Err(error),
+            }
         }
         Err(DomainError::Refused(Box::new(
             ErrorDetail::new(code, message)
@@ -315,11 +339,11 @@ impl Domain {
         let opened = self.open_token(text).await?;
         let job = &opened.record.body;
         let response = RestoreClaimResponse { org_id: job.org_id.clone(), restore_id: job.id.clone(), at: self.edge.now() };
-        if job.claim.session_sha256.as_deref() == Some(session_sha256) {
+        if job.claim.session_sha256.as_deref().is_some_and(|session| same(session, session_sha256)) {
             return Ok(response);
         }
         self.refuse_spent(&opened).await?;
-        if !manifest::is_sha256(session_sha256) || cli_version.len() > 50 {
+        if !manifest::is_sha256(session_sha256) || !is_version(cli_version) {
             return Err(DomainError::refused(ErrorCode::InvalidRequest, "sessionSha256 or workerVersion is malformed", "update the CLI"));
         }
         let mut next = job.clone();
@@ -346,7 +370,7 @@ impl Domain {
             // Someone was first: perhaps this very session, whose answer was lost.
             Err(DomainError::Table(TableError::Condition(_))) => {
                 let again = self.open_token(text).await?;
-                if again.record.body.claim.session_sha256.as_deref() == Some(session_sha256) {
+                if again.record.body.claim.session_sha256.as_deref().is_some_and(|session| same(session, session_sha256)) {
                     return Ok(response);
                 }
                 Err(DomainError::refused(ErrorCode::TokenUsed, "the restore token was already used", "issue a new token"))
@@ -374,6 +398,30 @@ impl Domain {
 
     /// A step that the CLI reports. A repeat, or a step behind the current one, changes nothing.
     pub async fn restore_step(&self, record: &Record<RestoreJob>, step: &Transition) -> Result<RestoreJob> {
+        let mut record = record.clone();
+        loop {
+            match self.step_as_read(&record, step).await {
+                Err(refused) => self.reread_restore(&mut record, refused).await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// What an act on a restore does when it was refused: read the restore again, for perhaps only bookkeeping came
+    /// between (the sentinel's next look, a refused token). What is refused on the restore as it is now stays refused.
+    async fn reread_restore(&self, record: &mut Record<RestoreJob>, refused: DomainError) -> Result<()> {
+        if !refused.is_conflict() {
+            return Err(refused);
+        }
+        let now = self.restore(&record.body.org_id, &record.body.database_id, &record.body.id).await?;
+        if now.rev == record.rev {
+            return Err(refused);
+        }
+        *record = now;
+        Ok(())
+    }
+
+    async fn step_as_read(&self, record: &Record<RestoreJob>, step: &Transition) -> Result<RestoreJob> {
         let job = &record.body;
         let to = step.restore_state().ok_or_else(|| DomainError::refused(ErrorCode::InvalidRequest, "a restore has no such step", "update the CLI"))?;
         if job.state == to || (!to.is_final() && !job.state.may_become(to)) {
@@ -405,7 +453,10 @@ impl Domain {
 
     /// Writes a restore back without moving it.
     pub(crate) async fn replace_restore(&self, record: &Record<RestoreJob>, next: &RestoreJob) -> Result<()> {
-        Ok(self.table.write(Write::Replace(record.key.clone(), record.rev, next.item())).await?)
+        match self.table.write(Write::Replace(record.key.clone(), record.rev, next.item())).await {
+            Err(TableError::Condition(_)) => Err(conflict(&record.body, record.body.state)),
+            written => Ok(written?),
+        }
     }
 
     /// Moves a restore with its entry.
@@ -419,15 +470,8 @@ impl Domain {
         extra: Vec<Write>,
     ) -> Result<RestoreJob> {
         let job = &record.body;
-        let conflict = || {
-            DomainError::refused(
-                ErrorCode::StateConflict,
-                format!("restore {} is {} and cannot become {to} now", job.id, job.state),
-                "read its state again",
-            )
-        };
         if !job.state.may_become(to) {
-            return Err(conflict());
+            return Err(conflict(job, to));
         }
         next.state = to;
         let seq = next.next_seq;
@@ -438,16 +482,28 @@ impl Domain {
         let draft = Draft { job: Some((job.id.to_string(), seq)), event, actor, asserted_by };
         match self.log.commit(&job.org_id, writes, vec![draft]).await {
             Ok(()) => Ok(next),
-            Err(DomainError::Table(TableError::Condition(_))) => Err(conflict()),
+            Err(DomainError::Table(TableError::Condition(refused))) if refused.contains(&0) => Err(conflict(job, to)),
             Err(error) => Err(error),
         }
     }
 
     /// Completes a restore and signs its receipt. A report after the watchdog gave up is accepted as late.
     pub async fn finish_restore(&self, record: &Record<RestoreJob>, report: RestoreReport) -> Result<RestoreJob> {
+        let mut record = record.clone();
+        loop {
+            match self.finish_restore_as_read(&record, &report).await {
+                // Another receipt, or a publisher, was first at the backup: it is read anew.
+                Err(DomainError::Table(TableError::Condition(_))) => {}
+                Err(refused) => self.reread_restore(&mut record, refused).await?,
+                finished => return finished,
+            }
+        }
+    }
+
+    async fn finish_restore_as_read(&self, record: &Record<RestoreJob>, report: &RestoreReport) -> Result<RestoreJob> {
         let job = &record.body;
         if job.state == RestoreState::Completed {
-            return if job.report.as_ref() == Some(&report) {
+            return if job.report.as_ref() == Some(report) {
                 Ok(job.clone())
             } else {
                 Err(DomainError::refused(ErrorCode::MeasurementsDiffer, "another report was accepted before", "a restore reports once"))
@@ -455,6 +511,29 @@ impl Domain {
         }
         if !matches!(report.proof.result.as_str(), "identical" | "notProven" | "notRun") {
             return Err(DomainError::refused(ErrorCode::InvalidRequest, "a completed restore's proof is identical, notProven or notRun", "report a difference as a failure"));
+        }
+        if !job.state.may_become(RestoreState::Completed) {
+            return Err(conflict(job, RestoreState::Completed));
+        }
+        let proof = &report.proof;
+        let plan = &report.plan;
+        let counts = [
+            plan.restored,
+            plan.adapted,
+            plan.left_out,
+            proof.tables,
+            proof.rows,
+            proof.sequences,
+            proof.large_objects,
+            proof.not_compared,
+        ];
+        let stated = is_version(&report.pg_restore_version) && is_version(&report.target_server_version);
+        if !stated || counts.into_iter().any(|count| count > MAX_INTEGER) {
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                "a version is not 1 to 200 printable characters, or a count is too large: no receipt can state that",
+                "update the CLI",
+            ));
         }
         let backup_record = self.backup(&job.org_id, &job.database_id, &job.backup_id).await?;
         let backup = &backup_record.body;
@@ -499,7 +578,7 @@ impl Domain {
             late,
             receipt_hash: receipt_hash.clone(),
         };
-        next.report = Some(report);
+        next.report = Some(report.clone());
         next.completed_at = Some(completed_at);
         next.failure = None;
         next.due_at = Some(self.edge.in_seconds(5));
@@ -560,6 +639,17 @@ impl Domain {
     }
 }
 
+fn conflict(job: &RestoreJob, to: RestoreState) -> DomainError {
+    DomainError::Refused(Box::new(
+        ErrorDetail::new(
+            ErrorCode::StateConflict,
+            format!("restore {} is {} and cannot become {to} now", job.id, job.state),
+        )
+        .hint("read its state again")
+        .about(job.id.as_str()),
+    ))
+}
+
 /// The manifest envelope of a sealed backup, from its stored statement and signature.
 pub(crate) fn manifest_envelope(backup: &BackupJob) -> Result<String> {
     let signed = backup.seal.manifest.as_ref().ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without a manifest"))?;
@@ -575,6 +665,16 @@ impl SignedStatement {
         let bytes = envelope.to_bytes().map_err(|e| DomainError::broken("envelope", e))?;
         String::from_utf8(bytes).map_err(|e| DomainError::broken("envelope", e))
     }
+}
+
+/// The target as people recognise it. A password never gets this far: it is refused, not stored.
+fn redacted_target(text: &str) -> Result<String> {
+    let invalid = |message: &str| DomainError::refused(ErrorCode::InvalidRequest, message, "send host, port, user and database only, or leave it out");
+    let dsn = Dsn::parse(text).map_err(|_| invalid("targetRedactedDsn is not a connection string"))?;
+    if dsn.password.is_some() {
+        return Err(invalid("targetRedactedDsn holds a password, which must stay on your machine"));
+    }
+    Ok(dsn.redacted())
 }
 
 fn source_name(backup: &BackupJob) -> &str {

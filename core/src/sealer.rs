@@ -52,6 +52,17 @@ impl From<DomainError> for Stop {
             DomainError::Storage(storage) if storage.kind == StorageErrorKind::NoSuchUpload => {
                 Self::Failed(FailureClass::SealUploadLost, error.to_string())
             }
+            // Not there, or there with other bytes: somebody else was at it.
+            DomainError::Storage(storage)
+                if matches!(
+                    storage.kind,
+                    StorageErrorKind::NotFound | StorageErrorKind::Mismatch | StorageErrorKind::PreconditionFailed
+                ) =>
+            {
+                mismatch(error.to_string())
+            }
+            // The parts in the upload do not have the digests that the runner listed.
+            DomainError::Storage(storage) if storage.code() == Some("InvalidPart") => mismatch(error.to_string()),
             DomainError::Storage(storage) if !storage.is_passing() => {
                 Self::Failed(FailureClass::StorageRefused, error.to_string())
             }
@@ -150,6 +161,11 @@ impl Domain {
         if record.body.seal.manifest.is_none() {
             let bytes = self.statement(&record.body, &measured, bucket.name())?;
             let signed = self.sign_statement(KeyUse::Manifest, &bytes).await?;
+            // What no reader would accept must not lie under lock in the bucket.
+            let envelope = dsse::Envelope::from_bytes(signed.envelope()?.as_bytes())
+                .map_err(|e| Stop::Failed(FailureClass::SealImpossible, e.to_string()))?;
+            manifest::verify(&envelope, self.keyring.public_keys())
+                .map_err(|e| Stop::Failed(FailureClass::SealImpossible, e.to_string()))?;
             let mut next = record.body.clone();
             next.seal.manifest = Some(signed);
             *record = self.replace_backup(record, &next).await?;

@@ -3,7 +3,7 @@
 
 use walwarden_contract::{
     failure::FailureClass,
-    ids::{DatabaseId, JobId, OrgId},
+    ids::{BackupId, DatabaseId, JobId, OrgId},
     states::{BackupState, RestoreState},
     time,
 };
@@ -18,11 +18,14 @@ use crate::{
     log::Draft,
     registry::DatabaseRecord,
     restores::{self, RestoreJob},
-    table::{Key, Record, Write, keys},
+    table::{Key, Record, TableError, Write, keys},
 };
 
 /// Jobs looked at in one sweep.
 const BATCH: i32 = 200;
+/// How soon an errand is run again whose end was not heard of. Whoever runs it takes the due date away; until then a
+/// bucket that is out of reach must not be asked by every sweep anew.
+const ERRAND_SECONDS: i64 = 60;
 
 /// What a sweep asks others to do.
 #[derive(Debug, Clone)]
@@ -59,8 +62,13 @@ impl Domain {
                 _ => Ok(None),
             },
             Some("CHECK") => match self.table.get::<CheckJob>(key).await? {
-                Some(record) if !crate::registry::check_is_final(record.body.state) => {
-                    self.finish_check(record, Err(FailureClass::RunnerLost), AssertedBy::ControlPlane).await?;
+                Some(record)
+                    if is_due(Some(&record.body.due_at), &self.edge.now())
+                        && !crate::registry::check_is_final(record.body.state) =>
+                {
+                    let claimed = record.body.claim.session_sha256.is_some();
+                    let class = if claimed { FailureClass::RunnerLost } else { FailureClass::NeverClaimed };
+                    self.finish_check(record, Err(class), AssertedBy::ControlPlane).await?;
                     Ok(None)
                 }
                 _ => Ok(None),
@@ -74,9 +82,9 @@ impl Domain {
         let (org, database, backup) = (job.org_id.clone(), job.database_id.clone(), job.id.clone());
         let id = JobId::Backup(backup.clone());
         match job.state {
-            // Never launched, or launched and never claimed while its secret lived.
+            // Launched and never claimed while its secret lived; or not launched yet, or in vain.
             BackupState::Queued => {
-                if job.claim.expires_at.is_some() {
+                if job.claim.expires_at.as_deref().is_some_and(|at| at <= self.edge.now().as_str()) {
                     self.fail_backup(&record, FailureClass::NeverClaimed, "sentinel", AssertedBy::ControlPlane).await?;
                     return Ok(None);
                 }
@@ -100,11 +108,16 @@ impl Domain {
                 self.retry_backup(&record).await?;
                 Ok(Some(Errand::Launch(org, id)))
             }
-            BackupState::Completed if job.publish == Publish::Pending => {
-                Ok(Some(Errand::Worker(WorkerCall::Publish { org, database, backup })))
-            }
             BackupState::Completed | BackupState::FailedTerminal | BackupState::Cancelled => {
-                Ok((!job.leftovers.is_empty()).then_some(Errand::Worker(WorkerCall::ClearLeftovers { org, database, backup })))
+                let call = if job.publish == Publish::Pending {
+                    Some(WorkerCall::Publish { org, database, backup })
+                } else {
+                    (!job.leftovers.is_empty()).then_some(WorkerCall::ClearLeftovers { org, database, backup })
+                };
+                let mut next = job.clone();
+                next.due_at = call.as_ref().map(|_| self.edge.in_seconds(ERRAND_SECONDS));
+                self.replace_backup(&record, &next).await?;
+                Ok(call.map(Errand::Worker))
             }
         }
     }
@@ -119,13 +132,14 @@ impl Domain {
                 self.move_restore(&record, next, RestoreState::Cancelled, event, AssertedBy::ControlPlane, Vec::new()).await?;
             }
             RestoreState::Completed => {
-                return Ok((!job.receipt_published).then(|| {
-                    Errand::Worker(WorkerCall::PublishReceipt {
-                        org: job.org_id.clone(),
-                        database: job.database_id.clone(),
-                        restore: job.id.clone(),
-                    })
-                }));
+                let call = (!job.receipt_published).then(|| WorkerCall::PublishReceipt {
+                    org: job.org_id.clone(),
+                    database: job.database_id.clone(),
+                    restore: job.id.clone(),
+                });
+                next.due_at = call.as_ref().map(|_| self.edge.in_seconds(ERRAND_SECONDS));
+                self.replace_restore(&record, &next).await?;
+                return Ok(call.map(Errand::Worker));
             }
             state if !state.is_final() => {
                 let id = JobId::Restore(job.id.clone());
@@ -175,21 +189,36 @@ impl Domain {
             self.log.commit(&org, vec![write], vec![Draft::standing(event, "schedule")]).await?;
             return Ok(None);
         }
-        // The tick is taken first: whoever wins this write starts the backup, and no other.
-        match self.table.write(write).await {
-            Ok(()) => {}
-            Err(crate::table::TableError::Condition(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        // The tick is taken in the transaction that queues the backup or records why none was: of two schedulers one
+        // wins, and the tick of one that dies comes again.
+        match self.scheduled_backup_with(&org, &database, tick, vec![write]).await {
+            Ok(started) => Ok(started.map(|backup| Errand::Launch(org, JobId::Backup(backup)))),
+            Err(DomainError::Table(TableError::Condition(_))) => Ok(None),
+            Err(error) => Err(error),
         }
-        match self.trigger_backup(&org, &database, "schedule", "schedule", None).await {
-            Ok(triggered) => Ok(Some(Errand::Launch(org, JobId::Backup(triggered.backup_job_id)))),
+    }
+
+    /// A schedule's tick: queues a backup, or records why it was skipped.
+    pub async fn scheduled_backup(&self, org: &OrgId, database: &DatabaseId, tick: &str) -> Result<Option<BackupId>> {
+        self.scheduled_backup_with(org, database, tick, Vec::new()).await
+    }
+
+    async fn scheduled_backup_with(
+        &self,
+        org: &OrgId,
+        database: &DatabaseId,
+        tick: &str,
+        writes: Vec<Write>,
+    ) -> Result<Option<BackupId>> {
+        match self.trigger_backup_with(org, database, "schedule", "schedule", None, writes.clone()).await {
+            Ok(triggered) => Ok(Some(triggered.backup_job_id)),
             Err(DomainError::Refused(detail)) => {
                 let event = Event::BackupSkipped {
                     database_id: database.to_string(),
                     tick: tick.into(),
                     reason: detail.code.as_str().into(),
                 };
-                self.log.commit(&org, Vec::new(), vec![Draft::standing(event, "schedule")]).await?;
+                self.log.commit(org, writes, vec![Draft::standing(event, "schedule")]).await?;
                 Ok(None)
             }
             Err(error) => Err(error),

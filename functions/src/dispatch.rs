@@ -32,6 +32,8 @@ pub enum DispatchCall {
         org: OrgId,
         /// Database.
         database: DatabaseId,
+        /// The tick's time, as EventBridge Scheduler gives it (`<aws.scheduler.scheduled-time>`).
+        tick: String,
     },
 }
 
@@ -59,14 +61,28 @@ pub struct EcsLauncher {
     pub worker_url: String,
 }
 
+/// Variables that a runner on this machine takes from this process.
+const PASSED_ON: [&str; 8] = [
+    "PATH",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "WALWARDEN_PG_BIN",
+    "WALWARDEN_WORK_DIR",
+    "WALWARDEN_THREADS",
+    "WALWARDEN_PG_DUMP_FLOOR",
+];
+
 /// How to run a child process.
 pub struct ChildLauncher {
     /// The runner's program.
     pub program: PathBuf,
     /// Where the runner reaches `worker`.
     pub worker_url: String,
-    /// Further environment: where pg_dump is, where to keep files.
+    /// Further environment: where pg_dump is, what to log.
     pub environment: Vec<(String, String)>,
+    /// Told to stop when this becomes true; runners then report and end.
+    pub stopped: tokio::sync::watch::Receiver<bool>,
 }
 
 /// The function.
@@ -85,14 +101,10 @@ impl Dispatch {
     pub async fn carry_out(&self, call: DispatchCall) -> Result<()> {
         let (org, job) = match call {
             DispatchCall::Launch { org, job } => (org, job),
-            DispatchCall::Tick { org, database } => {
-                match self.domain.trigger_backup(&org, &database, "schedule", "schedule", None).await {
-                    Ok(triggered) => (org, JobId::Backup(triggered.backup_job_id)),
-                    Err(DomainError::Refused(detail)) => {
-                        tracing::warn!(%database, code = detail.code.as_str(), "scheduled backup not started");
-                        return Ok(());
-                    }
-                    Err(error) => return Err(error),
+            DispatchCall::Tick { org, database, tick } => {
+                match self.domain.scheduled_backup(&org, &database, &tick).await? {
+                    Some(backup) => (org, JobId::Backup(backup)),
+                    None => return Ok(()),
                 }
             }
         };
@@ -159,7 +171,7 @@ impl ChildLauncher {
         let mut command = Command::new(&self.program);
         command
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("WALWARDEN_WORKER_URL", &self.worker_url)
             .env("WALWARDEN_ORG_ID", launch.org.as_str())
             .env("WALWARDEN_JOB_ID", launch.job.as_str())
@@ -171,8 +183,19 @@ impl ChildLauncher {
             .kill_on_drop(true);
         let mut child = command.spawn().map_err(|e| not_started(&launch, &e.to_string()))?;
         tracing::info!(job = %launch.job, pid = child.id(), "runner started");
+        let mut stopped = self.stopped.clone();
         tokio::spawn(async move {
-            match child.wait().await {
+            let ended = tokio::select! {
+                ended = child.wait() => ended,
+                () = async { drop(stopped.wait_for(|stop| *stop).await) } => {
+                    // Asked, it reports that it was ended, so that the next attempt need not wait for its silence.
+                    if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                    }
+                    child.wait().await
+                }
+            };
+            match ended {
                 Ok(status) => tracing::info!(job = %launch.job, %status, "runner ended"),
                 Err(error) => tracing::error!(job = %launch.job, %error, "runner lost"),
             }

@@ -18,12 +18,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use walwarden_contract::{
-    address::AddressPolicy,
-    failure::FailureClass,
-    secret::Secret,
-    worker::CompressionSetting,
-};
+use walwarden_contract::{address::AddressPolicy, failure::FailureClass, secret::Secret, worker::CompressionSetting};
 use walwarden_verifier::archive::{RowKey, TocEntry};
 
 use crate::{
@@ -346,7 +341,9 @@ struct FirstByte<R> {
 impl<R: Read> Read for FirstByte<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
-        if count > 0 && let Some(seen) = self.seen.take() {
+        if count > 0
+            && let Some(seen) = self.seen.take()
+        {
             // The job may have ended.
             let _ = seen.send(());
         }

@@ -39,9 +39,8 @@ const SEAL_PATIENCE: Duration = Duration::from_secs(60);
 /// Does the job.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let version = concat!("walwarden-runner/", env!("CARGO_PKG_VERSION"));
-    let client = ApiClient::new(&config.worker_url, version, CALL_TIMEOUT)
-        .context("WALWARDEN_WORKER_URL")?
-        .with_retry(RETRY);
+    let client =
+        ApiClient::new(&config.worker_url, version, CALL_TIMEOUT).context("WALWARDEN_WORKER_URL")?.with_retry(RETRY);
     let secret = SessionSecret::generate().context("drawing the session's secret")?;
     let claimed =
         claim(&client, &config.org_id, &config.job_id, config.claim_secret.clone(), &secret, env!("CARGO_PKG_VERSION"));
@@ -88,9 +87,7 @@ async fn work(config: &Config, session: &JobSession, progress: &Progress) -> Res
         .tempdir_in(&config.machine.work_dir)
         .map_err(|e| Fault::internal("creating a private directory", e))?;
     match session.instructions().await? {
-        Instructions::Backup(backup) => {
-            backup::run(&backup, session, &config.machine, private.path(), progress).await
-        }
+        Instructions::Backup(backup) => backup::run(&backup, session, &config.machine, private.path(), progress).await,
         Instructions::Check(check) => check::run(&check, session, &config.machine, progress).await,
         Instructions::Restore(_) => {
             Err(Fault::new(FailureClass::Internal, "the job is a restore, which the CLI does").into())

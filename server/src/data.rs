@@ -53,6 +53,17 @@ impl DataDirectory {
         self.path.join(name)
     }
 
+    /// Where runners keep what they write while they work. What a killed one left behind lies here, not in the
+    /// system's directory for temporary files: an annex names tables.
+    pub fn runners_directory(&self) -> Result<String> {
+        let path = self.join("runners");
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        match path.to_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => bail!("the data directory's path is not UTF-8"),
+        }
+    }
+
     /// Who this server is; made on the first start.
     pub fn identity(&self) -> Result<Identity> {
         let path = self.join("server.json");

@@ -7,6 +7,8 @@ mod demo;
 mod stack;
 mod up;
 
+use std::io::IsTerminal;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -26,8 +28,16 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,walwarden=info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        // The embedded table warns of every refused condition; here they are how writers meet.
+        "warn,walwarden=info,walwarden_core=info,walwarden_functions=info,walwarden_server=info,dynoxide=error".into()
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let result = match Arguments::parse().command {
         Command::Up(arguments) => up::run(arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,

@@ -79,8 +79,8 @@ impl Stack {
         let table = Table::new(aws_sdk_dynamodb::Client::new(&aws), TABLE);
         table.create_if_missing().await.context("could not create the table")?;
 
-        let listener = TcpListener::bind(wiring.listen).await.with_context(|| {
-            format!("could not listen on {}\nhint: choose another port with --listen", wiring.listen)
+        let listener = TcpListener::bind(wiring.listen).await.map_err(|error| {
+            anyhow::anyhow!("could not listen on {}: {error}\nhint: choose another port with --listen", wiring.listen)
         })?;
         let local_url = format!("http://{}", listener.local_addr()?);
         let base_url = wiring.public_url.clone().unwrap_or_else(|| local_url.clone());
@@ -92,7 +92,14 @@ impl Stack {
                 Edge::with_clock(move || system.now_ms() + ahead_ms)
             }
         };
-        let keyring = LocalKeyring::open_or_create(&data.join("keyring.json"), &edge.now())?;
+        let keys = data.join("keyring.json");
+        if identity.org.is_some() && !keys.exists() {
+            bail!(
+                "{} is missing, and what is stored was encrypted and signed with the keys in it\nhint: put it back from your copy; new keys would open nothing",
+                keys.display()
+            );
+        }
+        let keyring = LocalKeyring::open_or_create(&keys, &edge.now())?;
         let policy = AddressPolicy { allow_private: wiring.allow_private_addresses };
         let settings = Settings {
             deployment: identity.deployment.clone(),
@@ -113,7 +120,13 @@ impl Stack {
         let worker_caller = WorkerCaller::Here(Arc::clone(&domain));
         let mut environment = vec![("RUST_LOG".to_owned(), std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()))];
         environment.extend(wiring.pg_bin.clone().map(|dirs| ("WALWARDEN_PG_BIN".to_owned(), dirs)));
-        let launcher = ChildLauncher { program: wiring.runner.clone(), worker_url: local_url, environment };
+        environment.push(("WALWARDEN_WORK_DIR".to_owned(), data.runners_directory()?));
+        let launcher = ChildLauncher {
+            program: wiring.runner.clone(),
+            worker_url: local_url,
+            environment,
+            stopped: stopped.clone(),
+        };
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&domain), Launcher::Child(launcher)));
         let dispatch_caller = DispatchCaller::Here(dispatch);
         let sentinel =

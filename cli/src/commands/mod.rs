@@ -51,6 +51,7 @@ pub fn unusable(error: &clap::Error) -> Failure {
         .any(|text| text.contains("://") || text.contains("password") || text.contains('@'));
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    let message = if secret { "an argument is not understood (not repeated here: it may hold a password)" } else { first };
+    let message =
+        if secret { "an argument is not understood (not repeated here: it may hold a password)" } else { first };
     Failure::user("invalid_arguments", message).hint("walwarden restore --help lists what is accepted")
 }

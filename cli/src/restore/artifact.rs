@@ -23,10 +23,16 @@ pub struct Contents {
 /// Reads header and entries and compares them with what was signed.
 pub fn check(path: &Path, manifest: &VerifiedManifest, annex: &Annex) -> Result<Contents, Failure> {
     let differs = |what: &str| {
-        Failure::class(FailureClass::ArtifactMismatch, format!("the artifact's table of contents is not what the manifest states: {what}"))
+        Failure::class(
+            FailureClass::ArtifactMismatch,
+            format!("the artifact's table of contents is not what the manifest states: {what}"),
+        )
     };
     let broken = |error: walwarden_verifier::archive::ArchiveError| {
-        Failure::class(FailureClass::ArtifactMismatch, format!("the artifact cannot be read: {}", shown(&error.to_string())))
+        Failure::class(
+            FailureClass::ArtifactMismatch,
+            format!("the artifact cannot be read: {}", shown(&error.to_string())),
+        )
     };
     let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
     let mut reader = ArchiveReader::new(file).map_err(broken)?;

@@ -3,7 +3,10 @@
 
 use tokio_postgres::{Client, error::SqlState};
 use walwarden_contract::{failure::FailureClass, ids::RestoreId, quote};
-use walwarden_verifier::{annex::{Database, Setting}, ids::shown};
+use walwarden_verifier::{
+    annex::{Database, Setting},
+    ids::shown,
+};
 
 use super::plan::acl;
 use crate::failure::Failure;
@@ -50,7 +53,10 @@ pub fn create_statement(name: &str, source: &Database, target_major: u32) -> Str
 /// Makes the empty database; what an earlier try of the same restore left is removed first.
 pub async fn create(client: &Client, name: &str, source: &Database, target_major: u32) -> Result<(), Failure> {
     discard(client, name).await?;
-    client.batch_execute(&create_statement(name, source, target_major)).await.map_err(|error| failed("create the database", &error))
+    client
+        .batch_execute(&create_statement(name, source, target_major))
+        .await
+        .map_err(|error| failed("create the database", &error))
 }
 
 /// Removes an unfinished database, and whoever is connected to it.
@@ -61,7 +67,13 @@ pub async fn discard(client: &Client, name: &str) -> Result<(), Failure> {
 
 /// Properties and final name, all or nothing. `rehearse` rolls everything back: it finds what would fail before the
 /// long work.
-pub async fn complete(client: &Client, temporary: &str, name: &str, source: &Database, rehearse: bool) -> Result<(), Failure> {
+pub async fn complete(
+    client: &Client,
+    temporary: &str,
+    name: &str,
+    source: &Database,
+    rehearse: bool,
+) -> Result<(), Failure> {
     let mut script = String::from("BEGIN;\n");
     for statement in property_statements(temporary, source) {
         script.push_str(&statement);
@@ -76,14 +88,22 @@ pub async fn complete(client: &Client, temporary: &str, name: &str, source: &Dat
     let Err(error) = client.batch_execute(&script).await else { return Ok(()) };
     let _ = client.batch_execute("ROLLBACK").await;
     if error.code() == Some(&SqlState::DUPLICATE_DATABASE) {
-        return Err(Failure::class(FailureClass::TargetExists, format!("a database called \"{}\" has appeared on the target", shown(name))));
+        return Err(Failure::class(
+            FailureClass::TargetExists,
+            format!("a database called \"{}\" has appeared on the target", shown(name)),
+        ));
     }
     Err(failed("give the database its properties and name", &error))
 }
 
 /// Settings that make a server load code; a backup may not ask for that.
-const LOADS_LIBRARIES: [&str; 5] =
-    ["local_preload_libraries", "session_preload_libraries", "shared_preload_libraries", "dynamic_library_path", "jit_provider"];
+const LOADS_LIBRARIES: [&str; 5] = [
+    "local_preload_libraries",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "dynamic_library_path",
+    "jit_provider",
+];
 
 /// Whether a stored setting is left out of every restore.
 pub fn loads_libraries(name: &str) -> bool {
@@ -133,7 +153,9 @@ fn property_statements(name: &str, source: &Database) -> Vec<String> {
 fn assignment(name: &str, value: &str) -> String {
     let name: Vec<String> = name.split('.').map(quote::ident).collect();
     let name = name.join(".");
-    if QUOTED_LISTS.iter().any(|list| format!("\"{list}\"") == name) && let Some(items) = split_list(value) {
+    if QUOTED_LISTS.iter().any(|list| format!("\"{list}\"") == name)
+        && let Some(items) = split_list(value)
+    {
         let items: Vec<String> = items.iter().map(|item| quote::literal(item)).collect();
         return format!("{name} TO {}", if items.is_empty() { "''".to_owned() } else { items.join(", ") });
     }
@@ -181,10 +203,16 @@ pub fn failed(what: &str, error: &tokio_postgres::Error) -> Failure {
     match error.as_db_error() {
         Some(db) => {
             let detail = db.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-            Failure::class(FailureClass::TargetFailed, format!("could not {what}: {}", shown(&format!("{}{detail}", db.message()))))
-                .hint(db.hint().map_or_else(|| "correct that on the target, then restore again".to_owned(), shown))
+            Failure::class(
+                FailureClass::TargetFailed,
+                format!("could not {what}: {}", shown(&format!("{}{detail}", db.message()))),
+            )
+            .hint(db.hint().map_or_else(|| "correct that on the target, then restore again".to_owned(), shown))
         }
-        None => Failure::class(FailureClass::TargetUnreachable, format!("could not {what}: the connection to the target broke ({})", shown(&error.to_string()))),
+        None => Failure::class(
+            FailureClass::TargetUnreachable,
+            format!("could not {what}: the connection to the target broke ({})", shown(&error.to_string())),
+        ),
     }
 }
 

@@ -13,7 +13,12 @@ use walwarden_contract::{
 use walwarden_verifier::{ids::shown, receipt::Proof};
 
 use super::{database, download, later, prepare::Prepared, session::Reporter, workspace::Workspace};
-use crate::{failure::Failure, format, output::Output, stop::{Cause, Stop}};
+use crate::{
+    failure::Failure,
+    format,
+    output::Output,
+    stop::{Cause, Stop},
+};
 
 /// What a restore that went well has to tell.
 pub struct Restored {
@@ -26,7 +31,15 @@ pub struct Restored {
 }
 
 /// Reports and says what was restored.
-pub async fn complete(prepared: Prepared<'_>, workspace: Workspace, reporter: Reporter, secret: &SessionSecret, restored: Restored, started: Instant, output: &Output) -> Result<(), Failure> {
+pub async fn complete(
+    prepared: Prepared<'_>,
+    workspace: Workspace,
+    reporter: Reporter,
+    secret: &SessionSecret,
+    restored: Restored,
+    started: Instant,
+    output: &Output,
+) -> Result<(), Failure> {
     let finish = Finish::Restore(Box::new(RestoreReport {
         bytes_restored: prepared.artifact_bytes(),
         checksum_sha256: restored.checksum_sha256.clone(),
@@ -41,7 +54,8 @@ pub async fn complete(prepared: Prepared<'_>, workspace: Workspace, reporter: Re
         Ok(_) => None,
         Err(error) => {
             let org = &prepared.request.claims.org_id;
-            let command = later::keep(&workspace, &prepared.request.base_url, org, prepared.restore_id(), secret, finish)?;
+            let command =
+                later::keep(&workspace, &prepared.request.base_url, org, prepared.restore_id(), secret, finish)?;
             output.warn(&format!("the restore is complete, but Walwarden was not told: {error}"));
             output.say(&format!("report it later with: {command}"));
             Some(command)
@@ -54,13 +68,16 @@ pub async fn complete(prepared: Prepared<'_>, workspace: Workspace, reporter: Re
         output.say(line);
     }
     let look = format!("psql {}", quote::sh(&prepared.target.redacted(&prepared.plan.database)));
-    output.say(&format!(
-        "restored  database \"{}\" from {} in {}",
-        shown(&prepared.plan.database),
-        format::bytes(prepared.artifact_bytes()),
-        format::duration(started.elapsed())
-    ));
-    output.say(&format!("look at it: {look}"));
+    let size = format::bytes(prepared.artifact_bytes());
+    output.tell(
+        "restored",
+        &format!(
+            "database \"{}\" from {size} in {}",
+            shown(&prepared.plan.database),
+            format::duration(started.elapsed())
+        ),
+    );
+    output.say(&format!("look at it with: {look}"));
     let payload = json!({
         "bytesRestored": prepared.artifact_bytes(),
         "checksumSha256": restored.checksum_sha256,
@@ -79,10 +96,21 @@ pub async fn complete(prepared: Prepared<'_>, workspace: Workspace, reporter: Re
 }
 
 /// Cleans up after a failure and reports what the control plane should know of it.
-pub async fn give_up(prepared: Prepared<'_>, workspace: Workspace, reporter: Reporter, stop: &Stop, failure: Failure, output: &Output) -> Failure {
+pub async fn give_up(
+    prepared: Prepared<'_>,
+    workspace: Workspace,
+    reporter: Reporter,
+    stop: &Stop,
+    failure: Failure,
+    output: &Output,
+) -> Failure {
     let mut failure = failure;
     if let Some(temporary) = &prepared.plan.temporary_database {
-        let drop_it = format!("psql {} -c {}", quote::sh(&prepared.target.redacted(prepared.target.database())), quote::sh(&database::drop_statement(temporary)));
+        let drop_it = format!(
+            "psql {} -c {}",
+            quote::sh(&prepared.target.redacted(prepared.target.database())),
+            quote::sh(&database::drop_statement(temporary))
+        );
         if prepared.arguments.keep_failed {
             output.say(&format!("kept      the unfinished database; remove it with: {drop_it}"));
         } else if discard(&prepared, temporary).await.is_err() {
@@ -97,7 +125,10 @@ pub async fn give_up(prepared: Prepared<'_>, workspace: Workspace, reporter: Rep
     } else if failure.exit == ExitCode::Retryable {
         // Nothing is reported: the session stays good, and the same command goes on where this one stopped.
         reporter.end_with(None).await;
-        failure.hint = Some(format!("run the same command again: it goes on with what is kept in {}", workspace.directory().display()));
+        failure.hint = Some(format!(
+            "run the same command again: it goes on with what is kept in {}",
+            workspace.directory().display()
+        ));
         return failure;
     } else {
         let class = failure.class.unwrap_or(FailureClass::Internal);

@@ -62,7 +62,9 @@ impl Invocation<'_> {
 
     fn command(&self) -> Command {
         let mut command = PlainCommand::new(&self.program.path);
-        programs::clean(&mut command).args(self.arguments()).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        programs::clean(&mut command)
+            .args(self.arguments())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut command = Command::from(command);
         // A group of its own: a Ctrl-C is for us, and pg_restore's workers end with it.
@@ -139,9 +141,17 @@ pub fn read_line(line: &str) -> Line {
 const COMPLAINT_LINES: usize = 40;
 
 /// Runs pg_restore to its end and tells `said` what it says. `Err` for any error or warning of it.
-pub async fn run(invocation: &Invocation<'_>, output: &Output, stop: &Stop, said: mpsc::UnboundedSender<Line>) -> Result<(), Failure> {
+pub async fn run(
+    invocation: &Invocation<'_>,
+    output: &Output,
+    stop: &Stop,
+    said: mpsc::UnboundedSender<Line>,
+) -> Result<(), Failure> {
     let mut child = invocation.command().spawn().map_err(|error| {
-        Failure::class(FailureClass::Internal, format!("could not start {}: {error}", invocation.program.path.display()))
+        Failure::class(
+            FailureClass::Internal,
+            format!("could not start {}: {error}", invocation.program.path.display()),
+        )
     })?;
     let stderr = child.stderr.take().ok_or_else(|| Failure::internal("pg_restore has no stderr"))?;
     let reading = tokio::spawn(read(stderr, said));
@@ -209,10 +219,16 @@ mod tests {
     fn lines_of_pg_restore() {
         assert_eq!(read_line("pg_restore: processing data for table \"public.t\""), Line::Data("public.t".into()));
         assert_eq!(read_line("pg_restore: finished item 3377 TABLE DATA t"), Line::Finished(3377));
-        assert_eq!(read_line("pg_restore: creating TABLE \"public.t\""), Line::Begins("creating TABLE \"public.t\"".into()));
+        assert_eq!(
+            read_line("pg_restore: creating TABLE \"public.t\""),
+            Line::Begins("creating TABLE \"public.t\"".into())
+        );
         assert!(matches!(read_line("pg_restore: warning: errors ignored on restore: 1"), Line::Complaint(_)));
         assert!(matches!(read_line("pg_restore: error: could not execute query: ERROR:  x"), Line::Complaint(_)));
-        assert!(matches!(read_line("WARNING:  wal_level is insufficient to publish logical changes"), Line::ServerWarning(_)));
+        assert!(matches!(
+            read_line("WARNING:  wal_level is insufficient to publish logical changes"),
+            Line::ServerWarning(_)
+        ));
         assert_eq!(read_line("Command was: CREATE TABLE"), Line::Other);
     }
 

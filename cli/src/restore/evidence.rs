@@ -29,8 +29,6 @@ pub struct Evidence {
     pub annex: Annex,
     /// Where the trusted keys come from.
     pub key_source: String,
-    /// The protected database's name in Walwarden.
-    pub label: String,
     /// The envelope's bytes, to keep.
     pub envelope: Vec<u8>,
     /// The annex' bytes, to keep.
@@ -55,18 +53,19 @@ impl Evidence {
         {
             let manifest = verify_manifest(&envelope, &keys, &key_source, request)?;
             let annex = verify_annex(&annex_file, &manifest)?;
-            return Ok(Self { manifest, annex, key_source, label: String::new(), envelope, annex_file });
+            return Ok(Self { manifest, annex, key_source, envelope, annex_file });
         }
         let answer = worker::inspect(client, request.token.clone()).await?;
         let restore_id: &RestoreId = &request.claims.job_intent_id;
         if answer.restore_id != *restore_id || answer.mode != request.mode || answer.org_id != request.claims.org_id {
-            return Err(Failure::user("unexpected_answer", "the server describes another restore than the token does").hint("check WALWARDEN_BASE_URL"));
+            return Err(Failure::user("unexpected_answer", "the server describes another restore than the token does")
+                .hint("check WALWARDEN_BASE_URL"));
         }
         let envelope = answer.envelope.into_bytes();
         let manifest = verify_manifest(&envelope, &keys, &key_source, request)?;
         let annex_file = fetch_annex(&answer.annex, &manifest).await?;
         let annex = verify_annex(&annex_file, &manifest)?;
-        Ok(Self { manifest, annex, key_source, label: answer.database_label, envelope, annex_file })
+        Ok(Self { manifest, annex, key_source, envelope, annex_file })
     }
 
     /// Keeps it in the workspace.
@@ -78,24 +77,40 @@ impl Evidence {
 
 async fn trusted_keys(client: &ApiClient, pubkey: Option<&Path>) -> Result<(KeySet, String), Failure> {
     if let Some(path) = pubkey {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::user("pubkey_unreadable", format!("could not read the public keys in {}: {error}", path.display())).hint("check --pubkey or WALWARDEN_PUBKEY"))?;
-        let keys = KeySet::from_pem(&text)
-            .map_err(|error| Failure::user("pubkey_invalid", format!("{}: {error}", path.display())).hint("download it again from /.well-known/walwarden-pubkey.pem"))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::user("pubkey_unreadable", format!("could not read the public keys in {}: {error}", path.display()))
+                .hint("check --pubkey or WALWARDEN_PUBKEY")
+        })?;
+        let keys = KeySet::from_pem(&text).map_err(|error| {
+            Failure::user("pubkey_invalid", format!("{}: {error}", path.display()))
+                .hint("download it again from /.well-known/walwarden-pubkey.pem")
+        })?;
         return Ok((keys, format!("file {}", path.display())));
     }
     let bytes = client.get_bytes("read the public keys", "/.well-known/walwarden-pubkey.pem").await?;
     let keys = String::from_utf8(bytes).ok().and_then(|text| KeySet::from_pem(&text).ok());
-    let keys = keys.ok_or_else(|| Failure::user("pubkey_invalid", format!("{} serves no usable public keys", client.origin())).hint("check WALWARDEN_BASE_URL, or pin the keys with --pubkey"))?;
+    let keys = keys.ok_or_else(|| {
+        Failure::user("pubkey_invalid", format!("{} serves no usable public keys", client.origin()))
+            .hint("check WALWARDEN_BASE_URL, or pin the keys with --pubkey")
+    })?;
     Ok((keys, format!("server {}", client.origin())))
 }
 
-fn verify_manifest(envelope: &[u8], keys: &KeySet, key_source: &str, request: &Request) -> Result<VerifiedManifest, Failure> {
+fn verify_manifest(
+    envelope: &[u8],
+    keys: &KeySet,
+    key_source: &str,
+    request: &Request,
+) -> Result<VerifiedManifest, Failure> {
     let parsed = Envelope::from_bytes(envelope).and_then(|envelope| manifest::verify(&envelope, keys));
     let verified = parsed.map_err(|error| {
-        let failure = Failure::class(FailureClass::ManifestInvalid, format!("the manifest is not good: {}", shown(&error.to_string())));
+        let failure = Failure::class(
+            FailureClass::ManifestInvalid,
+            format!("the manifest is not good: {}", shown(&error.to_string())),
+        );
         match error {
-            EnvelopeError::UnknownKey(_) => failure.hint(format!("the trusted keys come from {key_source}; if that is not who you expect, stop here")),
+            EnvelopeError::UnknownKey(_) => failure
+                .hint(format!("the trusted keys come from {key_source}; if that is not who you expect, stop here")),
             _ => failure,
         }
     })?;
@@ -105,7 +120,10 @@ fn verify_manifest(envelope: &[u8], keys: &KeySet, key_source: &str, request: &R
     }
     let backup = verified.backup();
     if backup.org_id != request.claims.org_id.as_str() || backup.backup_id != request.claims.backup_id.as_str() {
-        return Err(Failure::class(FailureClass::ManifestInvalid, "the manifest is of another organization or backup than the token"));
+        return Err(Failure::class(
+            FailureClass::ManifestInvalid,
+            "the manifest is of another organization or backup than the token",
+        ));
     }
     Ok(verified)
 }
@@ -133,7 +151,9 @@ async fn fetch_annex(request: &SignedRequest, manifest: &VerifiedManifest) -> Re
 }
 
 fn verify_annex(file: &[u8], manifest: &VerifiedManifest) -> Result<Annex, Failure> {
-    let wrong = |what: String| Failure::class(FailureClass::ManifestInvalid, format!("the annex is not what the manifest states: {what}"));
+    let wrong = |what: String| {
+        Failure::class(FailureClass::ManifestInvalid, format!("the annex is not what the manifest states: {what}"))
+    };
     let stated = &manifest.backup().annex;
     if file.len() as u64 != stated.size_bytes || hex::encode(Sha256::digest(file)) != stated.sha256 {
         return Err(wrong("other bytes".into()));
@@ -144,10 +164,16 @@ fn verify_annex(file: &[u8], manifest: &VerifiedManifest) -> Result<Annex, Failu
     let counts = &annex.header.counts;
     let contents = &backup.contents;
     let rules = [
-        (annex.header.backup_id == backup.backup_id && annex.header.attempt == backup.attempt, "it describes another backup"),
+        (
+            annex.header.backup_id == backup.backup_id && annex.header.attempt == backup.attempt,
+            "it describes another backup",
+        ),
         (annex.database.name == backup.source_database, "it describes another database"),
         (annex.header.compression == backup.compression, "another compression"),
-        (counts.entries == contents.entries && counts.tables == contents.tables && counts.rows == contents.rows, "other counts"),
+        (
+            counts.entries == contents.entries && counts.tables == contents.tables && counts.rows == contents.rows,
+            "other counts",
+        ),
         (entries_digest(&annex.entries).as_deref() == Some(contents.digest.as_str()), "other entries"),
     ];
     match rules.into_iter().find(|(holds, _)| !holds) {
@@ -160,7 +186,8 @@ fn verify_annex(file: &[u8], manifest: &VerifiedManifest) -> Result<Annex, Failu
 pub fn entries_digest(entries: &[Entry]) -> Option<String> {
     let mut digest = ContentsDigest::default();
     for entry in entries {
-        let dependencies: Vec<i32> = entry.dependencies.iter().map(|id| i32::try_from(*id)).collect::<Result<_, _>>().ok()?;
+        let dependencies: Vec<i32> =
+            entry.dependencies.iter().map(|id| i32::try_from(*id)).collect::<Result<_, _>>().ok()?;
         let line = ContentLine {
             dependencies: &dependencies,
             dump_id: i32::try_from(entry.dump_id).ok()?,

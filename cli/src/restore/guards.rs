@@ -51,7 +51,8 @@ impl Environment {
     /// Reads the process' environment.
     pub fn read() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let paths = |name: &str| std::env::var_os(name).map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
+        let paths =
+            |name: &str| std::env::var_os(name).map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
         let home: Option<PathBuf> = text("HOME").map(Into::into);
         Self {
             token: text("WALWARDEN_TOKEN").map(Secret::new),
@@ -136,10 +137,14 @@ pub fn check(
 
 fn manifest(text: Option<&str>) -> Result<String, Failure> {
     let hint = "it is shown beside the backup, and in the one-liner";
-    let text = text.ok_or_else(|| Failure::user("manifest_missing", "--manifest is missing: which backup to restore").hint(hint))?;
+    let text = text.ok_or_else(|| {
+        Failure::user("manifest_missing", "--manifest is missing: which backup to restore").hint(hint)
+    })?;
     let hex = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
     if !walwarden_verifier::manifest::is_sha256(&hex) {
-        return Err(Failure::user("manifest_invalid", "--manifest is not a manifest hash (64 hexadecimal digits)").hint(hint));
+        return Err(
+            Failure::user("manifest_invalid", "--manifest is not a manifest hash (64 hexadecimal digits)").hint(hint)
+        );
     }
     Ok(hex)
 }
@@ -160,8 +165,11 @@ pub const MAX_NAME_BYTES: usize = 63;
 
 fn created_database(name: &str, mode: RestoreMode) -> Result<(), Failure> {
     if mode == RestoreMode::InPlace {
-        return Err(Failure::user("created_database_in_place", "--created-database has no meaning with --mode in_place, which restores into the database of --target")
-            .hint("leave --created-database out, or use --mode new_database"));
+        return Err(Failure::user(
+            "created_database_in_place",
+            "--created-database has no meaning with --mode in_place, which restores into the database of --target",
+        )
+        .hint("leave --created-database out, or use --mode new_database"));
     }
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
@@ -176,7 +184,8 @@ fn jobs(text: Option<&str>) -> Result<Option<usize>, Failure> {
     match text.map(str::parse::<usize>) {
         None => Ok(None),
         Some(Ok(jobs)) if (1..=64).contains(&jobs) => Ok(Some(jobs)),
-        Some(_) => Err(Failure::user("jobs_invalid", "--jobs is not a number from 1 to 64").hint("leave it out to use this machine's processors, 4 at most")),
+        Some(_) => Err(Failure::user("jobs_invalid", "--jobs is not a number from 1 to 64")
+            .hint("leave it out to use this machine's processors, 4 at most")),
     }
 }
 
@@ -194,12 +203,18 @@ fn claims(
         })?
         .payload;
     if claims.manifest_hash != manifest {
-        return Err(Failure::user("manifest_mismatch", "the restore token is for another backup than --manifest names")
-            .hint(format!("this token is for --manifest {}", walwarden_verifier::ids::shown(&claims.manifest_hash))));
+        return Err(Failure::user(
+            "manifest_mismatch",
+            "the restore token is for another backup than --manifest names",
+        )
+        .hint(format!("this token is for --manifest {}", walwarden_verifier::ids::shown(&claims.manifest_hash))));
     }
     if claims.mode != mode {
-        return Err(Failure::user("mode_mismatch", format!("the restore token was issued for --mode {}", claims.mode.as_str()))
-            .hint("use that mode, or issue a token for the other"));
+        return Err(Failure::user(
+            "mode_mismatch",
+            format!("the restore token was issued for --mode {}", claims.mode.as_str()),
+        )
+        .hint("use that mode, or issue a token for the other"));
     }
     if claims.exp <= now_seconds && !resumable(&claims) {
         let at = time::format_ms(claims.exp.saturating_mul(1000));
@@ -219,26 +234,43 @@ fn target(
     let from_flag = given.is_some();
     let text = match given.or_else(|| environment.target.clone()) {
         Some(text) => text,
-        None if std::io::stdin().is_terminal() && !arguments.json => super::target::prompt::hidden("target connection string: ")?,
+        None if std::io::stdin().is_terminal() && !arguments.json => {
+            super::target::prompt::hidden("target connection string: ")?
+        }
         None => {
-            return Err(Failure::user("target_missing", "no target: --target is not given and WALWARDEN_TARGET is not set")
-                .hint("set WALWARDEN_TARGET to postgresql://user@host:5432/dbname; the password may come from PGPASSWORD"));
+            return Err(Failure::user(
+                "target_missing",
+                "no target: --target is not given and WALWARDEN_TARGET is not set",
+            )
+            .hint(
+                "set WALWARDEN_TARGET to postgresql://user@host:5432/dbname; the password may come from PGPASSWORD",
+            ));
         }
     };
     let mut dsn = Dsn::parse(text.expose()).map_err(|error| {
-        Failure::user("target_invalid", format!("the target connection string is refused: {}", error.problem)).hint(error.hint)
+        Failure::user("target_invalid", format!("the target connection string is refused: {}", error.problem))
+            .hint(error.hint)
     })?;
     dsn.refuse_transaction_pooler().map_err(|error| {
         Failure::user("target_pooled", format!("the target connection string is refused: {}", error.problem))
             .hint("a restore needs sessions of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same host; Neon: the host without -pooler)")
     })?;
     if mode == RestoreMode::InPlace && dsn.dbname.is_none() {
-        return Err(Failure::user("target_database_missing", "the target connection string names no database, and in_place overwrites one")
-            .hint("end it with the database to overwrite: postgresql://user@host:5432/dbname"));
+        return Err(Failure::user(
+            "target_database_missing",
+            "the target connection string names no database, and in_place overwrites one",
+        )
+        .hint("end it with the database to overwrite: postgresql://user@host:5432/dbname"));
     }
-    if dsn.sslmode.is_none() && let Some(mode) = &environment.pg_sslmode {
+    if dsn.sslmode.is_none()
+        && let Some(mode) = &environment.pg_sslmode
+    {
         let with = Dsn::parse(&format!("host=h sslmode={}", walwarden_contract::quote::conninfo(mode)));
-        dsn.sslmode = with.map_err(|error| Failure::user("sslmode_invalid", format!("PGSSLMODE: {}", error.problem)).hint(error.hint))?.sslmode;
+        dsn.sslmode = with
+            .map_err(|error| {
+                Failure::user("sslmode_invalid", format!("PGSSLMODE: {}", error.problem)).hint(error.hint)
+            })?
+            .sslmode;
     }
     dsn.sslrootcert = dsn.sslrootcert.take().or_else(|| environment.pg_sslrootcert.clone());
     if from_flag && dsn.password.is_some() {

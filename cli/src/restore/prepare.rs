@@ -93,7 +93,15 @@ pub async fn prepare<'a>(
     let mut target = Target::new(request.target.clone(), request.mode, environment)?;
     let control = Arc::new(target.reach(APPLICATION, output.is_person()).await.map_err(unspent)?);
     let facts = Facts::read(&control, &evidence.annex.database, &evidence.annex.settings).await.map_err(unspent)?;
-    output.say(&format!("target    {}, Postgres {} as \"{}\"", target.redacted(target.database()), facts.version, shown(&facts.role)));
+    output.tell(
+        "target",
+        &format!(
+            "{}, Postgres {} as \"{}\"",
+            target.redacted(target.database()),
+            brief(&facts.version),
+            shown(&facts.role)
+        ),
+    );
 
     let program = choose_program(arguments, environment, &evidence, &facts, output)?;
     let wishes = Wishes {
@@ -105,19 +113,21 @@ pub async fn prepare<'a>(
         parallel_in_place: request.jobs.is_some_and(|jobs| jobs > 1),
     };
     let plan = Plan::make(&evidence.annex, &facts, &wishes);
-    for line in plan.lines(&evidence.annex) {
-        output.say(&line);
+    for (label, text) in plan.lines(&evidence.annex) {
+        output.tell(label, &text);
     }
     let refused = plan.outcome == "refused";
     if arguments.plan || refused {
         let key_id = &evidence.manifest.key_id;
-        output.document(&json!({ "plan": plan, "pgRestore": program.version, "keySource": evidence.key_source, "keyId": key_id }));
+        output.document(
+            &json!({ "plan": plan, "pgRestore": program.version, "keySource": evidence.key_source, "keyId": key_id }),
+        );
     }
     if refused {
         return Err(refusal(&plan));
     }
     let jobs = jobs(&request, &evidence);
-    output.say(&format!("engine    {program}, {}", format::counted(jobs as u64, "job")));
+    output.tell("engine", &format!("{program}, {}", format::counted(jobs as u64, "job")));
     let prepared = Prepared { arguments, request, evidence, target, control, facts, plan, program, jobs, base };
     check_disk(&prepared)?;
     lock(&prepared).await?;
@@ -131,27 +141,49 @@ fn unspent(failure: Failure) -> Failure {
 
 fn describe(evidence: &Evidence, output: &Output) {
     let backup = evidence.manifest.backup();
-    let label = if evidence.label.is_empty() { String::new() } else { format!(" ({})", shown(&evidence.label)) };
-    output.say(&format!(
-        "backup    {} of \"{}\"{label}, Postgres {}, {}, nothing after {}",
-        backup.backup_id,
-        shown(&backup.source_database),
-        shown(&backup.server_version),
-        format::bytes(backup.size_bytes),
-        backup.snapshot_at
-    ));
-    output.say(&format!("signed by key {} (keySource: {})", evidence.manifest.key_id, evidence.key_source));
+    output.tell(
+        "backup",
+        &format!(
+            "{} of \"{}\", {}",
+            backup.backup_id,
+            shown(&backup.source_database),
+            format::bytes(backup.size_bytes)
+        ),
+    );
+    output.tell(
+        "",
+        &format!("Postgres {}; holds nothing written after {}", brief(&backup.server_version), backup.snapshot_at),
+    );
+    output.tell("signed by", &format!("key {}", evidence.manifest.key_id));
+    output.tell("", &format!("keySource: {}", evidence.key_source));
     output.state("inspected", json!({ "keySource": evidence.key_source, "keyId": evidence.manifest.key_id, "manifestHash": evidence.manifest.hash }));
 }
 
-fn choose_program(arguments: &RestoreArguments, environment: &Environment, evidence: &Evidence, facts: &Facts, output: &Output) -> Result<Program, Failure> {
+/// `15.18 (Debian 15.18-0+deb12u1)` without what is in parentheses.
+fn brief(version: &str) -> String {
+    shown(version.split(' ').next().unwrap_or_default())
+}
+
+fn choose_program(
+    arguments: &RestoreArguments,
+    environment: &Environment,
+    evidence: &Evidence,
+    facts: &Facts,
+    output: &Output,
+) -> Result<Program, Failure> {
     let need = Need::of(&evidence.annex.header).ok_or_else(|| {
-        Failure::user("archive_unknown", format!("archive format {} is not known to this version", shown(&evidence.annex.header.archive_version))).hint("update walwarden")
+        Failure::user(
+            "archive_unknown",
+            format!("archive format {} is not known to this version", shown(&evidence.annex.header.archive_version)),
+        )
+        .hint("update walwarden")
     })?;
-    let scratch = tempfile::tempdir().map_err(|error| Failure::file("create a directory in", &std::env::temp_dir(), &error))?;
+    let scratch =
+        tempfile::tempdir().map_err(|error| Failure::file("create a directory in", &std::env::temp_dir(), &error))?;
     let (named, found) = programs::installed(&arguments.pg_bin, environment);
     let reads = |program: &Program| programs::reads_codec(&program.path, &need, scratch.path());
-    let program = programs::choose(&named, &found, &need, facts.major(), reads).map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))?;
+    let program = programs::choose(&named, &found, &need, facts.major(), reads)
+        .map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))?;
     if let Some((major, minor)) = program.below_security_floor() {
         output.warn(&format!("{program} is below {major}.{minor}: it has known vulnerabilities that an archive from an untrusted source could use; update it"));
     }
@@ -161,13 +193,21 @@ fn choose_program(arguments: &RestoreArguments, environment: &Environment, evide
 fn refusal(plan: &Plan) -> Failure {
     let reasons: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
     let remedies: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.remedy.as_str()).collect();
-    Failure::user("plan_refused", format!("the backup cannot be restored exactly into this target: {}", reasons.join("; "))).hint(remedies.join("\n"))
+    Failure::user(
+        "plan_refused",
+        format!("the backup cannot be restored exactly into this target: {}", reasons.join("; ")),
+    )
+    .hint(remedies.join("\n"))
 }
 
 fn jobs(request: &Request, evidence: &Evidence) -> usize {
     let default = match request.mode {
         RestoreMode::InPlace => 1,
-        RestoreMode::NewDatabase if evidence.annex.tables.iter().map(|table| table.bytes).sum::<u64>() < WORTH_PARALLEL_BYTES => 1,
+        RestoreMode::NewDatabase
+            if evidence.annex.tables.iter().map(|table| table.bytes).sum::<u64>() < WORTH_PARALLEL_BYTES =>
+        {
+            1
+        }
         RestoreMode::NewDatabase => thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
     };
     request.jobs.unwrap_or(default)
@@ -177,11 +217,19 @@ fn check_disk(prepared: &Prepared<'_>) -> Result<(), Failure> {
     let base = &prepared.base;
     files::private_directory(base).map_err(|error| Failure::file("create", base, &error))?;
     let needed = prepared.artifact_bytes().saturating_add(DISK_MARGIN_BYTES);
-    let kept = std::fs::metadata(base.join(prepared.restore_id().as_str()).join(download::ARTIFACT)).map_or(0, |metadata| metadata.len());
+    let kept = std::fs::metadata(base.join(prepared.restore_id().as_str()).join(download::ARTIFACT))
+        .map_or(0, |metadata| metadata.len());
     let free = files::free_bytes(base).map_err(|error| Failure::file("look at", base, &error))?.saturating_add(kept);
     if free < needed {
-        let message = format!("{} has {} free, and the download needs {}", base.display(), format::bytes(free), format::bytes(needed));
-        return Err(Failure::user("disk_full", message).hint("free disk space, or name another directory with --work-dir"));
+        let message = format!(
+            "{} has {} free, and the download needs {}",
+            base.display(),
+            format::bytes(free),
+            format::bytes(needed)
+        );
+        return Err(
+            Failure::user("disk_full", message).hint("free disk space, or name another directory with --work-dir")
+        );
     }
     Ok(())
 }
@@ -189,10 +237,17 @@ fn check_disk(prepared: &Prepared<'_>) -> Result<(), Failure> {
 /// Keeps a second restore into the same database out, as long as this connection lives.
 async fn lock(prepared: &Prepared<'_>) -> Result<(), Failure> {
     let query = "SELECT pg_try_advisory_lock(hashtextextended('walwarden restore ' || $1, 0))";
-    let row = prepared.control.query_one(query, &[&prepared.plan.database]).await.map_err(super::target::facts::query_failed)?;
+    let row = prepared
+        .control
+        .query_one(query, &[&prepared.plan.database])
+        .await
+        .map_err(super::target::facts::query_failed)?;
     if row.get(0) {
         return Ok(());
     }
-    Err(Failure::user("target_busy", format!("another restore into \"{}\" is under way on this target", shown(&prepared.plan.database))).hint("wait for it, or end its process first"))
+    Err(Failure::user(
+        "target_busy",
+        format!("another restore into \"{}\" is under way on this target", shown(&prepared.plan.database)),
+    )
+    .hint("wait for it, or end its process first"))
 }
-

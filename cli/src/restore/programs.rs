@@ -61,7 +61,8 @@ const SECURITY_FLOOR: [(u32, u32); 5] = [(14, 25), (15, 20), (16, 16), (17, 12),
 impl Program {
     /// Whether this version reads the archive and the target accepts it.
     pub fn suits(&self, need: &Need, target_major: u32) -> bool {
-        self.major >= need.first_major() && (target_major >= TRANSACTION_TIMEOUT_SINCE || self.major < TRANSACTION_TIMEOUT_SINCE)
+        self.major >= need.first_major()
+            && (target_major >= TRANSACTION_TIMEOUT_SINCE || self.major < TRANSACTION_TIMEOUT_SINCE)
     }
 
     /// The minor version it should have had, if it is below.
@@ -113,7 +114,10 @@ pub fn choose(
     let first = need.first_major();
     if first >= TRANSACTION_TIMEOUT_SINCE && target_major < TRANSACTION_TIMEOUT_SINCE {
         return Err(NoProgram {
-            problem: format!("no pg_restore can do this: the archive (format 1.{}) needs version {first} or later, and a server of version {target_major} refuses those", need.archive_minor),
+            problem: format!(
+                "no pg_restore can do this: the archive (format 1.{}) needs version {first} or later, and a server of version {target_major} refuses those",
+                need.archive_minor
+            ),
             remedy: format!("restore into a server of version {first} or later"),
         });
     }
@@ -121,7 +125,9 @@ pub fn choose(
     let package = if target_major < TRANSACTION_TIMEOUT_SINCE { first.max(target_major).min(16) } else { first };
     let have = match all.as_slice() {
         [] => "no pg_restore is installed here".to_owned(),
-        some if some.iter().any(|p| p.suits(need, target_major)) => format!("none of the installed pg_restore that fit was built with {}", need.codec),
+        some if some.iter().any(|p| p.suits(need, target_major)) => {
+            format!("none of the installed pg_restore that fit was built with {}", need.codec)
+        }
         some => {
             let versions: BTreeSet<u32> = some.iter().map(|program| program.major).collect();
             let versions: Vec<String> = versions.iter().map(u32::to_string).collect();
@@ -129,8 +135,13 @@ pub fn choose(
         }
     };
     Err(NoProgram {
-        problem: format!("{have}: the archive has format 1.{} with {}, the target is version {target_major}", need.archive_minor, need.codec),
-        remedy: format!("install postgresql-client-{package} (Debian, Ubuntu) or postgresql@{package} (Homebrew), or name its directory with --pg-bin"),
+        problem: format!(
+            "{have}: the archive has format 1.{} with {}, the target is version {target_major}",
+            need.archive_minor, need.codec
+        ),
+        remedy: format!(
+            "install postgresql-client-{package} (Debian, Ubuntu) or postgresql@{package} (Homebrew), or name its directory with --pg-bin"
+        ),
     })
 }
 
@@ -148,7 +159,11 @@ pub fn installed(flags: &[PathBuf], environment: &Environment) -> (Vec<Program>,
         usual.extend(entries.map(|entry| entry.path().join(below)));
     }
     let rpm = std::fs::read_dir("/usr").into_iter().flatten().flatten();
-    usual.extend(rpm.map(|entry| entry.path()).filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("pgsql-"))).map(|p| p.join("bin")));
+    usual.extend(
+        rpm.map(|entry| entry.path())
+            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("pgsql-")))
+            .map(|p| p.join("bin")),
+    );
     (look(&named), look(&usual))
 }
 
@@ -224,7 +239,12 @@ mod tests {
     use super::*;
 
     fn program(major: u32, minor: u32) -> Program {
-        Program { path: format!("/pg/{major}.{minor}/pg_restore").into(), major, minor, version: format!("{major}.{minor}") }
+        Program {
+            path: format!("/pg/{major}.{minor}/pg_restore").into(),
+            major,
+            minor,
+            version: format!("{major}.{minor}"),
+        }
     }
 
     fn need(archive_minor: u32) -> Need {
@@ -233,7 +253,10 @@ mod tests {
 
     #[test]
     fn versions_parse() {
-        assert_eq!(parse_version("pg_restore (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some((15, 18, "15.18".into())));
+        assert_eq!(
+            parse_version("pg_restore (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"),
+            Some((15, 18, "15.18".into()))
+        );
         assert_eq!(parse_version("pg_restore (PostgreSQL) 19beta1"), Some((19, 0, "19beta1".into())));
         assert_eq!(parse_version("something else"), None);
     }
@@ -255,7 +278,10 @@ mod tests {
     #[test]
     fn what_to_install_is_named() {
         let error = choose(&[], &[program(18, 6)], &need(14), 15, |_| true).unwrap_err();
-        assert!(error.problem.contains("(18) do not fit") && error.remedy.contains("postgresql-client-15"), "{error:?}");
+        assert!(
+            error.problem.contains("(18) do not fit") && error.remedy.contains("postgresql-client-15"),
+            "{error:?}"
+        );
         let error = choose(&[], &[], &need(16), 18, |_| true).unwrap_err();
         assert!(error.problem.contains("no pg_restore is installed") && error.remedy.contains("postgresql-client-17"));
         let error = choose(&[], &[program(17, 1)], &need(16), 18, |_| false).unwrap_err();

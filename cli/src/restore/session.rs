@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle, time};
 use walwarden_client::{ClientError, RetryPolicy, worker::JobSession};
-use walwarden_contract::worker::{
-    Finish, HEARTBEAT_SECONDS, Heartbeat, HeartbeatAction, JobStatus, Transition,
-};
+use walwarden_contract::worker::{Finish, HEARTBEAT_SECONDS, Heartbeat, HeartbeatAction, JobStatus, Transition};
 
 use crate::{output::Progress, stop::Stop};
 
@@ -52,7 +50,11 @@ impl Reporter {
         let session = self.session.clone();
         self.drain().await;
         time::timeout(FINISH, session.finish(finish)).await.unwrap_or_else(|_| {
-            Err(ClientError::Network { what: "finish the job", origin: "the server".into(), reason: "timed out".into() })
+            Err(ClientError::Network {
+                what: "finish the job",
+                origin: "the server".into(),
+                reason: "timed out".into(),
+            })
         })
     }
 

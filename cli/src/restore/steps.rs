@@ -10,12 +10,7 @@ use walwarden_client::{
     worker::{self, JobSession, SessionSecret},
 };
 use walwarden_contract::{
-    exit::ExitCode,
-    failure::FailureClass,
-    ids::JobId,
-    quote,
-    token::RestoreMode,
-    worker::Transition,
+    exit::ExitCode, failure::FailureClass, ids::JobId, quote, token::RestoreMode, worker::Transition,
 };
 use walwarden_verifier::{ids::shown, receipt::Proof};
 
@@ -39,7 +34,9 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     let environment = Environment::read();
     let base = workspace::base(arguments.work_dir.as_deref(), &environment);
     let now = jiff::Timestamp::now().as_second();
-    let request = guards::check(arguments, &environment, now, |claims| workspace::is_resumable(&base, claims.job_intent_id.as_str()))?;
+    let request = guards::check(arguments, &environment, now, |claims| {
+        workspace::is_resumable(&base, claims.job_intent_id.as_str())
+    })?;
     for warning in &request.warnings {
         output.warn(warning);
     }
@@ -61,7 +58,7 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
             return Err(failure);
         }
     };
-    output.say(&format!("restore   {} claimed; the token is spent", prepared.restore_id()));
+    output.tell("claimed", &format!("{}; the token is spent", prepared.restore_id()));
     let reporter = Reporter::start(session.clone(), output.progress.clone(), stop.clone());
     match execute(&prepared, &workspace, &session, &reporter, &stop, output).await {
         Ok(restored) => ending::complete(prepared, workspace, reporter, &secret, restored, started, output).await,
@@ -70,21 +67,34 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
 }
 
 /// Spends the token, once: the session secret is on disk before.
-async fn claim(prepared: &Prepared<'_>, client: &ApiClient, workspace: &Workspace) -> Result<(JobSession, SessionSecret), Failure> {
+async fn claim(
+    prepared: &Prepared<'_>,
+    client: &ApiClient,
+    workspace: &Workspace,
+) -> Result<(JobSession, SessionSecret), Failure> {
     let secret = workspace.session_secret()?;
     if workspace.is_claimed() {
         let job = JobId::Restore(prepared.restore_id().clone());
         return Ok((JobSession::new(client, &prepared.request.claims.org_id, &job, &secret), secret));
     }
-    let (answer, session) = worker::claim_restore(client, prepared.request.token.clone(), &secret, later::USER_AGENT).await?;
+    let (answer, session) =
+        worker::claim_restore(client, prepared.request.token.clone(), &secret, later::USER_AGENT).await?;
     if answer.restore_id != *prepared.restore_id() {
-        return Err(Failure::user("unexpected_answer", "the server claimed another restore than the token names").hint("check WALWARDEN_BASE_URL"));
+        return Err(Failure::user("unexpected_answer", "the server claimed another restore than the token names")
+            .hint("check WALWARDEN_BASE_URL"));
     }
     workspace.mark_claimed()?;
     Ok((session, secret))
 }
 
-async fn execute(prepared: &Prepared<'_>, workspace: &Workspace, session: &JobSession, reporter: &Reporter, stop: &Stop, output: &Output) -> Result<Restored, Failure> {
+async fn execute(
+    prepared: &Prepared<'_>,
+    workspace: &Workspace,
+    session: &JobSession,
+    reporter: &Reporter,
+    stop: &Stop,
+    output: &Output,
+) -> Result<Restored, Failure> {
     let checksum_sha256 = stop.unless(fetch(prepared, workspace, session, reporter, output)).await?;
     stop.unless(async { Ok(()) }).await?;
 
@@ -117,13 +127,26 @@ async fn execute(prepared: &Prepared<'_>, workspace: &Workspace, session: &JobSe
 }
 
 /// Download, hash, table of contents.
-async fn fetch(prepared: &Prepared<'_>, workspace: &Workspace, session: &JobSession, reporter: &Reporter, output: &Output) -> Result<String, Failure> {
+async fn fetch(
+    prepared: &Prepared<'_>,
+    workspace: &Workspace,
+    session: &JobSession,
+    reporter: &Reporter,
+    output: &Output,
+) -> Result<String, Failure> {
     let manifest = &prepared.evidence.manifest;
     let size = prepared.artifact_bytes();
     output.state("downloading", json!({}));
     reporter.step(Transition::Downloading {});
     output.phase("download", size);
-    let checksum = download::artifact(session, workspace, size, output).await?;
+    let mut downloaded = download::artifact(session, workspace, size, output).await?;
+    if downloaded.resumed && downloaded.sha256 != manifest.artifact_sha256() {
+        // What was kept may have been lost with the machine: nothing but a whole download can be blamed on the bucket.
+        download::forget(workspace);
+        output.advance_to(0);
+        downloaded = download::artifact(session, workspace, size, output).await?;
+    }
+    let checksum = downloaded.sha256;
     output.done(&format::bytes(size));
 
     output.state("verifying", json!({}));
@@ -131,12 +154,21 @@ async fn fetch(prepared: &Prepared<'_>, workspace: &Workspace, session: &JobSess
     output.phase("verify", 0);
     if checksum != manifest.artifact_sha256() {
         download::forget(workspace);
-        return Err(Failure::class(FailureClass::ArtifactMismatch, format!("the downloaded artifact has SHA-256 {checksum}, the manifest states {}", manifest.artifact_sha256())));
+        return Err(Failure::class(
+            FailureClass::ArtifactMismatch,
+            format!(
+                "the downloaded artifact has SHA-256 {checksum}, the manifest states {}",
+                manifest.artifact_sha256()
+            ),
+        ));
     }
     let contents = artifact::check(&workspace.path(download::ARTIFACT), manifest, &prepared.evidence.annex)?;
     if let Some(missing) = contents.tablespaces.iter().find(|name| !prepared.facts.tablespaces.contains(name)) {
-        return Err(Failure::class(FailureClass::TargetFailed, format!("the tablespace \"{}\" of the source does not exist on the target", shown(missing)))
-            .hint(format!("CREATE TABLESPACE {} LOCATION '…';", shown(&quote::ident(missing)))));
+        return Err(Failure::class(
+            FailureClass::TargetFailed,
+            format!("the tablespace \"{}\" of the source does not exist on the target", shown(missing)),
+        )
+        .hint(format!("CREATE TABLESPACE {} LOCATION '…';", shown(&quote::ident(missing)))));
     }
     output.done("signature, manifest hash, SHA-256 and contents agree");
     output.state("manifest_verified", json!({ "checksumSha256": checksum }));
@@ -156,12 +188,21 @@ async fn set_lc_monetary(prepared: &Prepared<'_>, name: &str) -> Result<(), Fail
     prepared.control.batch_execute(&statement).await.map_err(|error| database::failed("prepare the database", &error))
 }
 
-async fn restore(prepared: &Prepared<'_>, workspace: &Workspace, name: &str, stop: &Stop, output: &Output) -> Result<(), Failure> {
+async fn restore(
+    prepared: &Prepared<'_>,
+    workspace: &Workspace,
+    name: &str,
+    stop: &Stop,
+    output: &Output,
+) -> Result<(), Failure> {
     let tables = &prepared.evidence.annex.tables;
     let application = format!("walwarden {}", prepared.restore_id());
     let in_place = prepared.request.mode == RestoreMode::InPlace;
     let mut environment = prepared.target.child_environment(workspace.directory(), &application)?;
-    if in_place && !prepared.target.options_are_taken() && let Some(value) = lc_monetary(prepared) {
+    if in_place
+        && !prepared.target.options_are_taken()
+        && let Some(value) = lc_monetary(prepared)
+    {
         // libpq splits PGOPTIONS at spaces.
         let value = value.replace('\\', "\\\\").replace(' ', "\\ ");
         environment.push(("PGOPTIONS".into(), format!("-c lc_monetary={value}")));
@@ -194,7 +235,16 @@ async fn check_proof(prepared: &Prepared<'_>, name: &str, output: &Output) -> Re
     let annex = &prepared.evidence.annex;
     output.phase("prove", annex.tables.iter().map(|table| table.bytes).sum());
     let connections = thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
-    let outcome = prove::prove(&prepared.target, name, prepared.request.mode, annex, prepared.facts.lc_monetary_known, connections, output).await?;
+    let outcome = prove::prove(
+        &prepared.target,
+        name,
+        prepared.request.mode,
+        annex,
+        prepared.facts.lc_monetary_known,
+        connections,
+        output,
+    )
+    .await?;
     output.done("compared");
     let lines = outcome.lines();
     output.document(&json!({ "proof": outcome, "verdict": outcome.verdict() }));
@@ -203,8 +253,10 @@ async fn check_proof(prepared: &Prepared<'_>, name: &str, output: &Output) -> Re
             output.say(line);
         }
         let names: Vec<&str> = outcome.different.iter().map(|(name, _)| name.as_str()).take(5).collect();
-        return Err(Failure::class(FailureClass::ProofDiffers, format!("the restored database differs from what was backed up: {}", names.join(", "))));
+        return Err(Failure::class(
+            FailureClass::ProofDiffers,
+            format!("the restored database differs from what was backed up: {}", names.join(", ")),
+        ));
     }
     Ok((outcome.proof(), lines))
 }
-

@@ -12,7 +12,7 @@ use walwarden_verifier::{annex::Table, ids::shown};
 use super::engine::Line;
 use crate::output::Output;
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A wait for a lock is named after this long.
 const BLOCKED_AFTER: Duration = Duration::from_secs(30);
 
@@ -50,12 +50,19 @@ impl Loaded {
 
 /// Watches until pg_restore says no more. `client` is any connection to the server; `application` is what pg_restore's
 /// sessions are called. Gives the server's warnings.
-pub async fn watch(client: &Client, application: &str, tables: &[Table], mut said: mpsc::UnboundedReceiver<Line>, output: &Output) -> Vec<String> {
+pub async fn watch(
+    client: &Client,
+    application: &str,
+    tables: &[Table],
+    mut said: mpsc::UnboundedReceiver<Line>,
+    output: &Output,
+) -> Vec<String> {
     let mut loaded = Loaded::new(tables);
     let mut warnings = BTreeSet::new();
     let mut blocked = Blocked::default();
     let parallel_data = |line: &Line| matches!(line, Line::Begins(words) if words.starts_with("launching item "));
     let mut parallel = false;
+    let mut running = 0;
     let mut look = time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -66,6 +73,7 @@ pub async fn watch(client: &Client, application: &str, tables: &[Table], mut sai
                 // In parallel, workers say which table they load; only their end counts.
                 if !(parallel && matches!(line, Line::Data(_))) {
                     loaded.take(&line);
+                    output.advance_to(loaded.finished + running);
                 }
                 match line {
                     Line::Begins(words) => output.busy(&brief(&words)),
@@ -76,7 +84,7 @@ pub async fn watch(client: &Client, application: &str, tables: &[Table], mut sai
             }
             _ = look.tick() => {
                 let Ok(sessions) = sessions(client, application).await else { continue };
-                let running: u64 = sessions.iter().map(|session| session.bytes).sum();
+                running = sessions.iter().map(|session| session.bytes).sum::<u64>();
                 output.advance_to(loaded.finished + running);
                 for line in blocked.look(&sessions, Instant::now()) {
                     let who = name_blockers(client, &line.1).await;
@@ -89,8 +97,11 @@ pub async fn watch(client: &Client, application: &str, tables: &[Table], mut sai
 }
 
 fn brief(words: &str) -> String {
+    // Parallel workers' items come with their number: "launching item 4041 CONSTRAINT t t_pkey".
+    let words =
+        words.strip_prefix("launching item ").and_then(|rest| rest.split_once(' ')).map_or(words, |(_, item)| item);
     let words = shown(words);
-    if words.chars().count() <= 24 { words } else { format!("{}…", words.chars().take(23).collect::<String>()) }
+    if words.chars().count() <= 40 { words } else { format!("{}…", words.chars().take(39).collect::<String>()) }
 }
 
 struct Session {
@@ -104,7 +115,10 @@ async fn sessions(client: &Client, application: &str) -> Result<Vec<Session>, to
                    FROM pg_stat_activity a LEFT JOIN pg_stat_progress_copy p ON p.pid = a.pid
                   WHERE a.application_name = $1 AND a.pid <> pg_backend_pid()";
     let rows = client.query(query, &[&application]).await?;
-    Ok(rows.iter().map(|row| Session { pid: row.get(0), bytes: row.get::<_, i64>(1).unsigned_abs(), blockers: row.get(2) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Session { pid: row.get(0), bytes: row.get::<_, i64>(1).unsigned_abs(), blockers: row.get(2) })
+        .collect())
 }
 
 /// Since when which session waits for others than its fellows.
@@ -143,9 +157,14 @@ async fn name_blockers(client: &Client, pids: &[i32]) -> String {
     let named: Vec<String> = rows
         .iter()
         .map(|row| {
-            let (pid, user, application, database): (i32, String, String, String) = (row.get(0), row.get(1), row.get(2), row.get(3));
+            let (pid, user, application, database): (i32, String, String, String) =
+                (row.get(0), row.get(1), row.get(2), row.get(3));
             let application = if application.is_empty() { String::new() } else { format!(", {}", shown(&application)) };
-            format!("process {pid} (user {}, database {}{application}; SELECT pg_terminate_backend({pid}) ends it)", shown(&user), shown(&database))
+            format!(
+                "process {pid} (user {}, database {}{application}; SELECT pg_terminate_backend({pid}) ends it)",
+                shown(&user),
+                shown(&database)
+            )
         })
         .collect();
     if named.is_empty() { format!("processes {pids:?}") } else { named.join(", ") }

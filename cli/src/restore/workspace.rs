@@ -22,12 +22,13 @@ pub struct Workspace {
 pub fn base(flag: Option<&Path>, environment: &Environment) -> PathBuf {
     let named = flag.map(Path::to_owned).or_else(|| environment.work_dir.clone());
     let cache = || {
-        let cache = environment.cache_home.clone().or_else(|| environment.home.as_ref().map(|home| home.join(".cache")));
+        let cache =
+            environment.cache_home.clone().or_else(|| environment.home.as_ref().map(|home| home.join(".cache")));
         cache.map(|cache| cache.join("walwarden"))
     };
-    named.or_else(cache).unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("walwarden-{}", rustix::process::geteuid().as_raw()))
-    })
+    named
+        .or_else(cache)
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("walwarden-{}", rustix::process::geteuid().as_raw())))
 }
 
 /// Whether a session of this restore is kept below `base`: claimed, or perhaps claimed with the answer lost.
@@ -45,13 +46,17 @@ impl Workspace {
         files::private_directory(&directory).map_err(|error| Failure::file("create", &directory, &error))?;
         let private = files::is_private(&directory).map_err(|error| Failure::file("look at", &directory, &error))?;
         if !private {
-            return Err(Failure::user("work_dir_not_private", format!("{} can be read or written by others", directory.display()))
-                .hint("remove it, or name another directory with --work-dir"));
+            return Err(Failure::user(
+                "work_dir_not_private",
+                format!("{} can be read or written by others", directory.display()),
+            )
+            .hint("remove it, or name another directory with --work-dir"));
         }
         let path = directory.join("lock");
         let lock = files::open_private(&path).map_err(|error| Failure::file("open", &path, &error))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Failure::user("already_running", "another process on this machine is running this restore").hint("wait for it, or end it first")
+            Failure::user("already_running", "another process on this machine is running this restore")
+                .hint("wait for it, or end it first")
         })?;
         Ok(Self { directory, _lock: lock })
     }

@@ -41,7 +41,12 @@ fn texts(value: &Value) -> Option<Vec<String>> {
 impl Backup {
     /// Dumps a database; `compress` is pg_dump's argument.
     pub fn of(postgres: &Postgres, database: &str, compress: &str) -> Self {
-        let output = postgres.client("pg_dump", database).args(["-Fc", compress]).output().unwrap();
+        Self::of_with(postgres, database, compress, &[])
+    }
+
+    /// The same with more arguments for pg_dump.
+    pub fn of_with(postgres: &Postgres, database: &str, compress: &str, more: &[&str]) -> Self {
+        let output = postgres.client("pg_dump", database).args(["-Fc", compress]).args(more).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let key: RowKey = [7; 64];
         let mut toc = Vec::new();
@@ -108,7 +113,12 @@ impl Backup {
                 lines: size.lines,
             },
         };
-        let statement = Statement::new(format!("org/{ORG}/db/{DATABASE}/backup/2026/11/24/{BACKUP}.dump"), sha, manifest::PREDICATE_TYPE, predicate);
+        let statement = Statement::new(
+            format!("org/{ORG}/db/{DATABASE}/backup/2026/11/24/{BACKUP}.dump"),
+            sha,
+            manifest::PREDICATE_TYPE,
+            predicate,
+        );
         let payload = jcs::to_vec(&statement).unwrap();
         let signing = SigningKey::from_bytes(&[42; 32]);
         let public = PublicKey::new(&signing.verifying_key().to_bytes()).unwrap();
@@ -127,10 +137,24 @@ impl Backup {
 
 fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: &[TocEntry], compress: &str) -> Annex {
     let json = |query: &str| postgres.json(database, query);
-    let acls = json("SELECT n.nspname AS schema, c.relname AS name, c.relacl::text[] AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relacl IS NOT NULL");
-    let acls: BTreeMap<(String, String), Vec<String>> = acls.as_array().unwrap().iter().map(|row| ((text(&row["schema"]), text(&row["name"])), texts(&row["acl"]).unwrap())).collect();
-    let policies = json("SELECT schemaname AS schema, tablename || ' ' || policyname AS name, roles::text[] AS roles FROM pg_policies");
-    let policies: BTreeMap<(String, String), Vec<String>> = policies.as_array().unwrap().iter().map(|row| ((text(&row["schema"]), text(&row["name"])), texts(&row["roles"]).unwrap())).collect();
+    let acls = json(
+        "SELECT n.nspname AS schema, c.relname AS name, c.relacl::text[] AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relacl IS NOT NULL",
+    );
+    let acls: BTreeMap<(String, String), Vec<String>> = acls
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| ((text(&row["schema"]), text(&row["name"])), texts(&row["acl"]).unwrap()))
+        .collect();
+    let policies = json(
+        "SELECT schemaname AS schema, tablename || ' ' || policyname AS name, roles::text[] AS roles FROM pg_policies",
+    );
+    let policies: BTreeMap<(String, String), Vec<String>> = policies
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| ((text(&row["schema"]), text(&row["name"])), texts(&row["roles"]).unwrap()))
+        .collect();
     let entries: Vec<Entry> = toc
         .iter()
         .map(|entry| {
@@ -142,8 +166,15 @@ fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: 
                 name: entry.tag.clone(),
                 owner: entry.owner.clone().unwrap_or_default(),
                 dependencies: entry.dependencies.iter().map(|id| i64::from(*id)).collect(),
-                acl: ["TABLE", "SEQUENCE", "VIEW"].contains(&entry.desc.as_str()).then(|| acls.get(&key).cloned()).flatten(),
-                policy_roles: if entry.desc == "POLICY" { policies.get(&key).cloned().unwrap_or_default() } else { vec![] },
+                acl: ["TABLE", "SEQUENCE", "VIEW"]
+                    .contains(&entry.desc.as_str())
+                    .then(|| acls.get(&key).cloned())
+                    .flatten(),
+                policy_roles: if entry.desc == "POLICY" {
+                    policies.get(&key).cloned().unwrap_or_default()
+                } else {
+                    vec![]
+                },
                 security_definer: false,
             }
         })
@@ -171,12 +202,25 @@ fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: 
         .filter(|entry| entry.desc == "SEQUENCE SET")
         .map(|entry| {
             let value = archive::sequence_value(entry.defn.as_deref().unwrap()).unwrap();
-            Sequence { schema: entry.namespace.clone().unwrap(), name: entry.tag.clone(), last_value: value.last_value.to_string(), is_called: value.is_called }
+            Sequence {
+                schema: entry.namespace.clone().unwrap(),
+                name: entry.tag.clone(),
+                last_value: value.last_value.to_string(),
+                is_called: value.is_called,
+            }
         })
         .collect();
-    let large_objects: Vec<LargeObject> = survey.large_objects.iter().map(|object| LargeObject { oid: object.oid, size: object.bytes, digest: hex::encode(object.digest) }).collect();
-    let settings = json("SELECT name, setting AS value FROM pg_settings WHERE name IN ('TimeZone', 'bytea_output', 'lc_monetary', 'xmlbinary') ORDER BY 1");
-    let extensions = json("SELECT extname AS name, extversion AS version, extnamespace::regnamespace::text AS schema, (SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'name', c.relname, 'condition', coalesce(x.condition, ''))), '[]') FROM unnest(extconfig, extcondition) AS x(relation, condition) JOIN pg_class c ON c.oid = x.relation JOIN pg_namespace n ON n.oid = c.relnamespace) AS \"configTables\" FROM pg_extension WHERE extname <> 'plpgsql'");
+    let large_objects: Vec<LargeObject> = survey
+        .large_objects
+        .iter()
+        .map(|object| LargeObject { oid: object.oid, size: object.bytes, digest: hex::encode(object.digest) })
+        .collect();
+    let settings = json(
+        "SELECT name, setting AS value FROM pg_settings WHERE name IN ('TimeZone', 'bytea_output', 'lc_monetary', 'xmlbinary') ORDER BY 1",
+    );
+    let extensions = json(
+        "SELECT extname AS name, extversion AS version, extnamespace::regnamespace::text AS schema, (SELECT coalesce(json_agg(json_build_object('schema', n.nspname, 'name', c.relname, 'condition', coalesce(x.condition, ''))), '[]') FROM unnest(extconfig, extcondition) AS x(relation, condition) JOIN pg_class c ON c.oid = x.relation JOIN pg_namespace n ON n.oid = c.relnamespace) AS \"configTables\" FROM pg_extension WHERE extname <> 'plpgsql'",
+    );
     let major = postgres.major;
     let locale = match major {
         17.. => "datlocale",

@@ -21,7 +21,10 @@ pub struct Postgres {
 
 pub fn bin_dir(major: u32) -> Option<PathBuf> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/pg").join(major.to_string()).join("bin");
-    [tools, format!("/usr/lib/postgresql/{major}/bin").into()].into_iter().find(|directory| directory.join("pg_dump").exists()).map(|d| d.canonicalize().unwrap())
+    [tools, format!("/usr/lib/postgresql/{major}/bin").into()]
+        .into_iter()
+        .find(|directory| directory.join("pg_dump").exists())
+        .map(|d| d.canonicalize().unwrap())
 }
 
 pub fn majors() -> Vec<u32> {
@@ -64,22 +67,42 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        std::fs::write(data.join("pg_hba.conf"), "local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n").unwrap();
+        std::fs::write(
+            data.join("pg_hba.conf"),
+            "local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
+        )
+        .unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = unprivileged(&bin.join("postgres"));
-        for setting in ["fsync=off", "listen_addresses=127.0.0.1", "wal_level=logical", "max_connections=50", "shared_buffers=64MB", "autovacuum=off"] {
+        for setting in [
+            "fsync=off",
+            "listen_addresses=127.0.0.1",
+            "wal_level=logical",
+            "max_connections=50",
+            "shared_buffers=64MB",
+            "autovacuum=off",
+        ] {
             command.args(["-c", setting]);
         }
         for setting in settings {
             command.args(["-c", setting]);
         }
-        command.args(["-c", &format!("port={port}"), "-c", &format!("unix_socket_directories={}", directory.path().display())]);
+        command.args([
+            "-c",
+            &format!("port={port}"),
+            "-c",
+            &format!("unix_socket_directories={}", directory.path().display()),
+        ]);
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let server = command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let postgres = Self { major, port, server, directory };
         let begun = Instant::now();
         while !postgres.psql("postgres", "SELECT 1").status.success() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{}", std::fs::read_to_string(postgres.directory.path().join("log")).unwrap());
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{}",
+                std::fs::read_to_string(postgres.directory.path().join("log")).unwrap()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         postgres
@@ -87,18 +110,30 @@ impl Postgres {
 
     pub fn client(&self, program: &str, database: &str) -> Command {
         let mut command = Command::new(bin_dir(self.major).unwrap().join(program));
-        command.env_clear().env("LC_ALL", "C").envs([("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", database)]).env("PGPORT", self.port.to_string());
+        command
+            .env_clear()
+            .env("LC_ALL", "C")
+            .envs([("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", database)])
+            .env("PGPORT", self.port.to_string());
         command
     }
 
     fn psql(&self, database: &str, sql: &str) -> std::process::Output {
-        self.client("psql", database).args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().unwrap()
+        self.client("psql", database)
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .output()
+            .unwrap()
     }
 
     pub fn run(&self, database: &str, sql: &str) {
         let path = self.directory.path().join("script.sql");
         std::fs::write(&path, sql).unwrap();
-        let output = self.client("psql", database).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&path).output().unwrap();
+        let output = self
+            .client("psql", database)
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"])
+            .arg(&path)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -109,7 +144,50 @@ impl Postgres {
     }
 
     pub fn json(&self, database: &str, query: &str) -> Value {
-        serde_json::from_str(&self.one(database, &format!("SELECT coalesce(json_agg(q), '[]') FROM ({query}) q"))).unwrap()
+        serde_json::from_str(&self.one(database, &format!("SELECT coalesce(json_agg(q), '[]') FROM ({query}) q")))
+            .unwrap()
+    }
+
+    /// Has a certificate of its own from now on; its file.
+    pub fn with_tls(&self) -> PathBuf {
+        let (key, certificate) =
+            (self.directory.path().join("data/server.key"), self.directory.path().join("data/server.crt"));
+        let mut openssl = unprivileged(Path::new("/usr/bin/openssl"));
+        openssl.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=db.example.com",
+            "-addext",
+            "subjectAltName=DNS:db.example.com",
+        ]);
+        let output = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.run("postgres", "ALTER SYSTEM SET ssl = on");
+        self.run("postgres", "SELECT pg_reload_conf()");
+        let begun = Instant::now();
+        while !self
+            .client("psql", "postgres")
+            .env("PGSSLMODE", "require")
+            .args(["-c", "SELECT 1"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "no TLS: {}",
+                std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        certificate
     }
 
     pub fn dsn(&self, database: &str) -> String {
@@ -138,7 +216,10 @@ impl Postgres {
     }
 
     pub fn databases(&self) -> Vec<String> {
-        self.one("postgres", "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1").lines().map(str::to_owned).collect()
+        self.one("postgres", "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1")
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 

@@ -127,7 +127,10 @@ impl Server {
     }
 
     pub fn reported_steps(&self) -> Vec<String> {
-        self.reported().iter().map(|body| body["to"].as_str().or(body["kind"].as_str()).unwrap_or("?").to_owned()).collect()
+        self.reported()
+            .iter()
+            .map(|body| body["to"].as_str().or(body["kind"].as_str()).unwrap_or("?").to_owned())
+            .collect()
     }
 }
 
@@ -156,7 +159,13 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
         let (name, value) = line.split_once(':').unwrap_or_default();
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().unwrap_or(0),
-            "range" => range = value.trim().strip_prefix("bytes=").and_then(|r| r.split_once('-')).and_then(|(a, b)| Some((a.parse::<usize>().ok()?, b.parse::<usize>().ok()?))),
+            "range" => {
+                range = value
+                    .trim()
+                    .strip_prefix("bytes=")
+                    .and_then(|r| r.split_once('-'))
+                    .and_then(|(a, b)| Some((a.parse::<usize>().ok()?, b.parse::<usize>().ok()?)))
+            }
             "x-amz-expected-bucket-owner" => owner = true,
             _ => {}
         }
@@ -164,7 +173,9 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let ok = |stream: &mut TcpStream, value: Value| respond(stream, "200 OK", "content-type: application/json\r\n", value.to_string().as_bytes());
+    let ok = |stream: &mut TcpStream, value: Value| {
+        respond(stream, "200 OK", "content-type: application/json\r\n", value.to_string().as_bytes())
+    };
     match path.as_str() {
         "/.well-known/walwarden-pubkey.pem" => return respond(&mut stream, "200 OK", "", served.pem.as_bytes()),
         "/bucket/annex" => return respond(&mut stream, "200 OK", "", &served.annex),
@@ -174,7 +185,9 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
             if stall > 0 && before >= stall {
                 std::thread::sleep(std::time::Duration::from_secs(300));
             }
-            if !owner || behaviour.forbid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+            if !owner
+                || behaviour.forbid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
+            {
                 return respond(&mut stream, "403 Forbidden", "", b"<Error/>");
             }
             let (from, to) = range.unwrap_or((0, served.artifact.len() - 1));
@@ -184,19 +197,29 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
                 Err(_) => bytes,
             };
             let total = served.artifact.len();
-            write!(stream, "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"e\"\r\ncontent-length: {}\r\ncontent-range: bytes {from}-{to}/{total}\r\n\r\n", bytes.len())?;
+            write!(
+                stream,
+                "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"e\"\r\ncontent-length: {}\r\ncontent-range: bytes {from}-{to}/{total}\r\n\r\n",
+                bytes.len()
+            )?;
             return stream.write_all(sent);
         }
         "/worker/v1/restores/inspect" => {
-            return ok(&mut stream, json!({
-                "orgId": backup::ORG, "restoreId": RESTORE, "backupId": backup::BACKUP, "databaseLabel": "shop", "purpose": "drill",
-                "mode": token::split(body["token"].as_str().unwrap_or_default()).map(|t| t.payload.mode.as_str()).unwrap_or("new_database"),
-                "envelope": served.envelope, "annex": signed(port, "/bucket/annex"), "expiresAt": "2030-01-01T00:00:00.000Z",
-            }));
+            return ok(
+                &mut stream,
+                json!({
+                    "orgId": backup::ORG, "restoreId": RESTORE, "backupId": backup::BACKUP, "databaseLabel": "shop", "purpose": "drill",
+                    "mode": token::split(body["token"].as_str().unwrap_or_default()).map(|t| t.payload.mode.as_str()).unwrap_or("new_database"),
+                    "envelope": served.envelope, "annex": signed(port, "/bucket/annex"), "expiresAt": "2030-01-01T00:00:00.000Z",
+                }),
+            );
         }
         "/worker/v1/restores/claim" => {
             behaviour.claims.fetch_add(1, Ordering::Relaxed);
-            return ok(&mut stream, json!({ "orgId": backup::ORG, "restoreId": RESTORE, "at": "2026-11-24T08:00:00.000Z" }));
+            return ok(
+                &mut stream,
+                json!({ "orgId": backup::ORG, "restoreId": RESTORE, "at": "2026-11-24T08:00:00.000Z" }),
+            );
         }
         _ => {}
     }
@@ -205,7 +228,10 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
     }
     let status = json!({ "state": "x", "final": false, "attempt": 1 });
     match path.rsplit('/').next().unwrap_or_default() {
-        "instructions" => ok(&mut stream, json!({ "kind": "restore", "restoreId": RESTORE, "artifact": signed(port, "/bucket/artifact") })),
+        "instructions" => ok(
+            &mut stream,
+            json!({ "kind": "restore", "restoreId": RESTORE, "artifact": signed(port, "/bucket/artifact") }),
+        ),
         "heartbeat" => {
             let action = if behaviour.cancel.load(Ordering::Relaxed) { "cancel" } else { "continue" };
             ok(&mut stream, json!({ "action": action }))

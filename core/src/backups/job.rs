@@ -295,6 +295,35 @@ impl Domain {
         }
     }
 
+    /// What an act on a backup does when it was refused: read the backup again, for perhaps only bookkeeping came
+    /// between (the sentinel's next look, a document's digest, a receipt), which must not cost a worker its job. What
+    /// is refused on the backup as it is now stays refused.
+    pub(super) async fn reread(&self, record: &mut Record<BackupJob>, refused: DomainError) -> Result<()> {
+        if !refused.is_conflict() {
+            return Err(refused);
+        }
+        let job = &record.body;
+        let now = self.backup(&job.org_id, &job.database_id, &job.id).await?;
+        if now.rev == record.rev {
+            return Err(refused);
+        }
+        *record = now;
+        Ok(())
+    }
+
+    /// As `reread`, for a worker: what has become another's is not its own any more.
+    pub(super) async fn reread_own(&self, record: &mut Record<BackupJob>, refused: DomainError) -> Result<()> {
+        let session = record.body.claim.session_sha256.clone();
+        let mut now = record.clone();
+        let message = refused.to_string();
+        self.reread(&mut now, refused).await?;
+        if now.body.claim.session_sha256 != session {
+            return Err(DomainError::refused(ErrorCode::StateConflict, message, "end this worker"));
+        }
+        *record = now;
+        Ok(())
+    }
+
     /// Writes a backup back without moving it: bookkeeping that no reader takes for a state.
     pub(crate) async fn replace_backup(&self, record: &Record<BackupJob>, next: &BackupJob) -> Result<Record<BackupJob>> {
         let write = Write::Replace(record.key.clone(), record.rev, next.item());
@@ -306,7 +335,7 @@ impl Domain {
     }
 }
 
-fn conflict(job: &BackupJob, to: BackupState) -> DomainError {
+pub(super) fn conflict(job: &BackupJob, to: BackupState) -> DomainError {
     DomainError::Refused(Box::new(
         ErrorDetail::new(
             ErrorCode::StateConflict,

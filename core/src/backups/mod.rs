@@ -9,4 +9,4 @@ pub use job::{BackupJob, Claim, Publish, ReceiptRef, SealedArtifact, SealProgres
 pub(crate) use job::Move;
 pub use start::{Launch, MAX_ATTEMPTS};
 pub use work::StoredHeartbeat;
-pub(crate) use work::SILENCE_SECONDS;
+pub(crate) use work::{SILENCE_SECONDS, is_version, same};

@@ -86,12 +86,15 @@ impl Domain {
         let pk = keys::database_partition(org, database);
         // The cursor is a backup id: bound to this organization and database by the partition it is used in.
         let after = cursor.map(|id| format!("BACKUP#{id}"));
-        let page = self.table.query::<BackupJob>(&pk, "BACKUP#", true, limit, after.as_deref()).await?;
-        let mut backups = Vec::with_capacity(page.records.len());
-        for record in &page.records {
+        // One more than asked for tells whether there is a next page.
+        let page = self.table.query::<BackupJob>(&pk, "BACKUP#", true, limit + 1, after.as_deref()).await?;
+        let shown = page.records.len().min(limit as usize);
+        let mut backups = Vec::with_capacity(shown);
+        for record in &page.records[..shown] {
             backups.push(self.show_backup(&record.body).await?);
         }
-        let next_cursor = page.next.and_then(|sk| sk.strip_prefix("BACKUP#").map(str::to_owned));
+        let more = page.records.len() > shown;
+        let next_cursor = backups.last().filter(|_| more).map(|b| b.id.to_string());
         Ok(Backups { backups, next_cursor })
     }
 }

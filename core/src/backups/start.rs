@@ -50,6 +50,20 @@ impl Domain {
         actor: &str,
         once: Option<&Once>,
     ) -> Result<TriggeredBackup> {
+        self.trigger_backup_with(org, database, trigger, actor, once, Vec::new()).await
+    }
+
+    /// As `trigger_backup`, with writes that stand or fall with it: a schedule's tick is taken only if it starts
+    /// something.
+    pub(crate) async fn trigger_backup_with(
+        &self,
+        org: &OrgId,
+        database: &DatabaseId,
+        trigger: &str,
+        actor: &str,
+        once: Option<&Once>,
+        extra: Vec<Write>,
+    ) -> Result<TriggeredBackup> {
         if let Some(once) = once
             && let Replay::Done(response) = once.replay(self).await?
         {
@@ -106,20 +120,23 @@ impl Domain {
         if let Some(once) = once {
             writes.push(once.write(&response, id.as_str()));
         }
+        writes.extend(extra);
         let draft = Draft {
             job: Some((id.to_string(), 1)),
             event: Event::BackupQueued { database_id: database.to_string(), trigger: trigger.into(), attempt: 1 },
             actor: actor.into(),
             asserted_by: AssertedBy::ControlPlane,
         };
-        match self.log.commit(org, writes, vec![draft]).await {
+        let committed = match (self.log.commit(org, writes, vec![draft]).await, once) {
+            (Err(refused), Some(once)) => match once.lost(self, refused).await {
+                Ok(response) => return Ok(response),
+                Err(error) => Err(error),
+            },
+            (committed, _) => committed,
+        };
+        match committed {
             Ok(()) => Ok(response),
             Err(DomainError::Table(TableError::Condition(refused))) if refused.contains(&0) => {
-                if let Some(once) = once
-                    && let Replay::Done(response) = once.replay(self).await?
-                {
-                    return Ok(response);
-                }
                 let active = self.table.get::<BackupId>(&keys::active(org, database)).await?;
                 let mut detail = ErrorDetail::new(
                     ErrorCode::BackupAlreadyActive,
@@ -142,7 +159,7 @@ impl Domain {
     pub async fn mint_launch(&self, org: &OrgId, job: &JobId) -> Result<Option<Launch>> {
         let database = self.database_of(org, job).await?;
         let secret = Secret::new(hex::encode(self.edge.random::<32>()));
-        let claim = Claim {
+        let mut claim = Claim {
             secret_sha256: Some(fingerprint(secret.expose())),
             expires_at: Some(self.edge.in_seconds(CLAIM_SECONDS)),
             ..Claim::default()
@@ -154,13 +171,18 @@ impl Domain {
                     return Ok(None);
                 }
                 let mut next = record.body.clone();
+                // Launched again because the last launch failed: the attempt's time runs from the first.
+                if next.claim.expires_at.as_deref().is_some_and(|at| at > self.edge.now().as_str()) {
+                    claim.expires_at = next.claim.expires_at;
+                }
                 next.claim = claim;
                 next.due_at = next.claim.expires_at.clone();
                 self.replace_backup(&record, &next).await?;
             }
             JobId::Check(id) => {
                 let mut record = self.check_job(org, &database, id).await?;
-                if crate::registry::check_is_final(record.body.state) {
+                // A new secret would end the session of the runner that is at it.
+                if crate::registry::check_is_final(record.body.state) || record.body.claim.session_sha256.is_some() {
                     return Ok(None);
                 }
                 record.body.claim = claim;
@@ -169,6 +191,30 @@ impl Domain {
             JobId::Restore(_) => return Ok(None),
         }
         Ok(Some(Launch { org: org.clone(), job: job.clone(), secret }))
+    }
+
+    /// Notes that a runner could not be started: it is tried again in a minute, as long as the claim could live.
+    pub async fn launch_failed(&self, launch: &Launch) -> Result<()> {
+        let database = self.database_of(&launch.org, &launch.job).await?;
+        let minted = Some(fingerprint(launch.secret.expose()));
+        match &launch.job {
+            JobId::Backup(id) => {
+                let record = self.backup(&launch.org, &database, id).await?;
+                if record.body.state == BackupState::Queued && record.body.claim.secret_sha256 == minted {
+                    let mut next = record.body.clone();
+                    next.due_at = Some(self.edge.in_seconds(LAUNCH_PATIENCE_SECONDS));
+                    self.replace_backup(&record, &next).await?;
+                }
+            }
+            JobId::Check(id) => {
+                let record = self.check_job(&launch.org, &database, id).await?;
+                if record.body.claim.secret_sha256 == minted {
+                    self.finish_check(record, Err(FailureClass::NeverClaimed), AssertedBy::ControlPlane).await?;
+                }
+            }
+            JobId::Restore(_) => {}
+        }
+        Ok(())
     }
 
     /// Records that an attempt failed. Retryable and not the last: another follows after a pause.
@@ -235,6 +281,19 @@ impl Domain {
 
     /// Cancels a backup that is not being sealed; its runner learns it with the next heartbeat.
     pub async fn cancel_backup(&self, record: &Record<BackupJob>, actor: &str) -> Result<BackupJob> {
+        let mut record = record.clone();
+        loop {
+            match self.cancel_as_read(&record, actor).await {
+                Err(refused) => self.reread(&mut record, refused).await?,
+                cancelled => return cancelled,
+            }
+        }
+    }
+
+    async fn cancel_as_read(&self, record: &Record<BackupJob>, actor: &str) -> Result<BackupJob> {
+        if record.body.state == BackupState::Cancelled {
+            return Ok(record.body.clone());
+        }
         let mut next = record.body.clone();
         if let Some(upload_id) = next.upload_id.take() {
             next.leftovers.push(Leftover { key: next.artifact_key(), upload_id });

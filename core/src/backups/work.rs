@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use walwarden_contract::{
     errors::ErrorCode,
+    failure::FailureClass,
     ids::{DatabaseId, JobId, OrgId},
     states::BackupState,
     worker::{
@@ -12,12 +13,15 @@ use walwarden_contract::{
     },
 };
 use walwarden_verifier::{
+    annex,
     entry::{AssertedBy, Event},
+    ids::{is_time, shown},
+    jcs::MAX_INTEGER,
     manifest::is_sha256,
     parts,
 };
 
-use super::job::{BackupJob, Claim, Move, Started};
+use super::job::{BackupJob, Claim, Move, Started, conflict};
 use crate::{
     Domain,
     destinations::LockMode,
@@ -43,8 +47,14 @@ pub struct StoredHeartbeat {
     pub at: String,
 }
 
-fn same(a: &str, b: &str) -> bool {
+/// Whether two fingerprints are the same, in constant time.
+pub(crate) fn same(a: &str, b: &str) -> bool {
     bool::from(a.as_bytes().ct_eq(b.as_bytes()))
+}
+
+/// A program's version as it may be recorded: one line, nothing invisible, not long.
+pub(crate) fn is_version(text: &str) -> bool {
+    (1..=200).contains(&text.len()) && shown(text) == text
 }
 
 impl Claim {
@@ -93,7 +103,16 @@ impl Claim {
 impl Domain {
     /// A runner claims a backup.
     pub async fn claim_backup(&self, org: &OrgId, database: &DatabaseId, id: &walwarden_contract::ids::BackupId, secret: &str, session_sha256: &str) -> Result<BackupJob> {
-        let record = self.backup(org, database, id).await?;
+        let mut record = self.backup(org, database, id).await?;
+        loop {
+            match self.claim_as_read(&record, secret, session_sha256).await {
+                Err(refused) => self.reread(&mut record, refused).await?,
+                claimed => return claimed,
+            }
+        }
+    }
+
+    async fn claim_as_read(&self, record: &Record<BackupJob>, secret: &str, session_sha256: &str) -> Result<BackupJob> {
         let mut next = record.body.clone();
         if !next.claim.take(secret, session_sha256, &self.edge.now())? {
             return Ok(next);
@@ -102,10 +121,10 @@ impl Domain {
         let step = Move {
             to: BackupState::Claimed,
             event: Event::BackupClaimed { attempt: next.attempt },
-            actor: format!("runner:{id}"),
+            actor: format!("runner:{}", next.id),
             asserted_by: AssertedBy::ControlPlane,
         };
-        self.move_backup(&record, next, step, Vec::new()).await
+        self.move_backup(record, next, step, Vec::new()).await
     }
 
     /// What the runner is to do.
@@ -128,16 +147,49 @@ impl Domain {
 
     /// pg_dump was started: the upload is created, under lock and marked with the attempt.
     pub async fn backup_running(&self, record: &Record<BackupJob>, started: Started) -> Result<BackupJob> {
+        let job = &record.body;
+        if job.state == BackupState::Running {
+            return Ok(job.clone());
+        }
+        if !job.state.may_become(BackupState::Running) {
+            return Err(conflict(job, BackupState::Running));
+        }
+        check_started(&started)?;
+        let bucket = self.bucket(&job.org_id, &job.destination_id).await?;
+        let attempt = job.attempt.to_string();
+        let metadata = [("walwarden-backup", job.id.as_str()), ("walwarden-attempt", attempt.as_str())];
+        let key = job.artifact_key();
+        let upload_id = bucket.create_upload(&key, crate::edge::timestamp(&job.retain_until), &metadata).await?;
+        let mut record = record.clone();
+        let moved = loop {
+            match self.running_as_read(&record, &started, &upload_id).await {
+                Err(refused) => match self.reread_own(&mut record, refused).await {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                moved => break moved,
+            }
+        };
+        // Lost to a cancellation, or to the same step sent twice: nobody else knows of this upload. An error that is
+        // no refusal says nothing about what was written.
+        let lost = match &moved {
+            Ok(job) => job.upload_id.as_deref() != Some(&upload_id),
+            Err(error) => matches!(error, DomainError::Refused(_)),
+        };
+        if lost && let Err(error) = bucket.abort_upload(&key, &upload_id).await {
+            tracing::warn!(%error, "an upload that came to nothing was not aborted");
+        }
+        moved
+    }
+
+    async fn running_as_read(&self, record: &Record<BackupJob>, started: &Started, upload_id: &str) -> Result<BackupJob> {
         if record.body.state == BackupState::Running {
             return Ok(record.body.clone());
         }
-        let bucket = self.bucket(&record.body.org_id, &record.body.destination_id).await?;
         let mut next = record.body.clone();
-        let attempt = next.attempt.to_string();
-        let metadata = [("walwarden-backup", next.id.as_str()), ("walwarden-attempt", attempt.as_str())];
-        let until = crate::edge::timestamp(&next.retain_until);
-        let upload_id = bucket.create_upload(&next.artifact_key(), until, &metadata).await?;
-        next.upload_id = Some(upload_id);
+        next.upload_id = Some(upload_id.into());
+        // A step is a sign of life.
+        next.due_at = Some(self.edge.in_seconds(SILENCE_SECONDS));
         let step = Move {
             to: BackupState::Running,
             event: Event::BackupRunning {
@@ -149,8 +201,29 @@ impl Domain {
             actor: format!("runner:{}", next.id),
             asserted_by: AssertedBy::Runner,
         };
-        next.started = Some(started);
+        next.started = Some(started.clone());
         self.move_backup(record, next, step, Vec::new()).await
+    }
+
+    /// A runner reports that its attempt failed. Said again it is the same; once the measurements were accepted the
+    /// backup is the sealer's, and a runner that did not hear of it ends nothing.
+    pub async fn backup_failed(&self, record: &Record<BackupJob>, class: FailureClass) -> Result<BackupJob> {
+        let mut record = record.clone();
+        loop {
+            let job = &record.body;
+            let failed = matches!(job.state, BackupState::FailedRetryable | BackupState::FailedTerminal);
+            if failed && job.failure == Some(class) {
+                return Ok(job.clone());
+            }
+            if !matches!(job.state, BackupState::Claimed | BackupState::Running) {
+                return Err(conflict(job, BackupState::FailedTerminal));
+            }
+            let actor = format!("runner:{}", job.id);
+            match self.fail_backup(&record, class, &actor, AssertedBy::Runner).await {
+                Err(refused) => self.reread_own(&mut record, refused).await?,
+                failed => return failed,
+            }
+        }
     }
 
     /// A URL that takes exactly those bytes as that part.
@@ -171,6 +244,16 @@ impl Domain {
 
     /// A URL that takes exactly those bytes as parts list or annex.
     pub async fn document_url(&self, record: &Record<BackupJob>, request: &DocumentRequest) -> Result<SignedRequest> {
+        let mut record = record.clone();
+        loop {
+            match self.document_url_as_read(&record, request).await {
+                Err(refused) => self.reread_own(&mut record, refused).await?,
+                signed => return signed,
+            }
+        }
+    }
+
+    async fn document_url_as_read(&self, record: &Record<BackupJob>, request: &DocumentRequest) -> Result<SignedRequest> {
         let job = &record.body;
         if job.state != BackupState::Running {
             return Err(not_running(job));
@@ -178,7 +261,7 @@ impl Domain {
         check_digest(&request.bytes)?;
         let (key, content_type, limit) = match request.document {
             DocumentKind::PartsList => (job.parts_key(), "application/json", parts::MAX_BYTES as u64),
-            DocumentKind::Annex => (job.annex_key(), "application/gzip", walwarden_verifier::annex::MAX_BYTES),
+            DocumentKind::Annex => (job.annex_key(), "application/gzip", annex::MAX_BYTES),
         };
         if request.bytes.size_bytes == 0 || request.bytes.size_bytes > limit {
             return Err(DomainError::refused(ErrorCode::InvalidRequest, format!("the document must have 1 to {limit} bytes"), "report this: a runner does not make such a document"));
@@ -215,16 +298,29 @@ impl Domain {
 
     /// Takes the runner's measurements and moves the backup to `finalizing`. A repeat must be equal.
     pub async fn finish_backup(&self, record: &Record<BackupJob>, measured: BackupMeasurements) -> Result<BackupJob> {
+        let mut record = record.clone();
+        loop {
+            match self.finish_as_read(&record, &measured).await {
+                Err(refused) => self.reread_own(&mut record, refused).await?,
+                finished => return finished,
+            }
+        }
+    }
+
+    async fn finish_as_read(&self, record: &Record<BackupJob>, measured: &BackupMeasurements) -> Result<BackupJob> {
         let job = &record.body;
         if let Some(known) = &job.measurements {
-            return if *known == measured {
+            return if known == measured {
                 Ok(job.clone())
             } else {
                 Err(DomainError::refused(ErrorCode::MeasurementsDiffer, "other measurements were accepted before", "report this: a runner measures once"))
             };
         }
-        if let Err(problem) = check_measurements(job, &measured) {
-            self.fail_backup(record, walwarden_contract::failure::FailureClass::SealImpossible, &format!("runner:{}", job.id), AssertedBy::ControlPlane).await?;
+        if !matches!(job.state, BackupState::Claimed | BackupState::Running) {
+            return Err(conflict(job, BackupState::Finalizing));
+        }
+        if let Err(problem) = check_measurements(job, measured) {
+            self.fail_backup(record, FailureClass::SealImpossible, &format!("runner:{}", job.id), AssertedBy::ControlPlane).await?;
             return Err(DomainError::refused(ErrorCode::Unprocessable, format!("impossible measurements: {problem}"), "please report this"));
         }
         let mut next = job.clone();
@@ -240,7 +336,7 @@ impl Domain {
             actor: format!("runner:{}", job.id),
             asserted_by: AssertedBy::Runner,
         };
-        next.measurements = Some(measured);
+        next.measurements = Some(measured.clone());
         next.finished_at = Some(self.edge.now());
         next.due_at = Some(self.edge.in_seconds(SEAL_PATIENCE_SECONDS));
         self.move_backup(record, next, step, Vec::new()).await
@@ -259,9 +355,22 @@ fn check_digest(bytes: &BytesDigest) -> Result<()> {
     Err(DomainError::refused(ErrorCode::InvalidRequest, "sha256 or md5 is not a digest", "send lower-case hex"))
 }
 
+/// What a source database says of itself goes into the log: no more of it than fits a line, and nothing unseen.
+fn check_started(started: &Started) -> Result<()> {
+    if is_version(&started.server_version) && is_version(&started.pg_dump_version) && is_time(&started.snapshot_at) {
+        return Ok(());
+    }
+    Err(DomainError::refused(
+        ErrorCode::InvalidRequest,
+        "serverVersion and pgDumpVersion must have 1 to 200 printable characters, snapshotAt the form 2026-01-31T00:00:00.000Z",
+        "update the runner",
+    ))
+}
+
 /// What can be told impossible without reading the bucket.
 fn check_measurements(job: &BackupJob, m: &BackupMeasurements) -> std::result::Result<(), &'static str> {
     let started = job.started.as_ref().ok_or("pg_dump was never started")?;
+    let counts = [m.size_bytes, m.annex_lines, m.contents.entries, m.contents.tables, m.contents.rows, m.omissions];
     let rules = [
         (is_sha256(&m.checksum_sha256) && is_sha256(&m.contents.digest), "a digest is not a SHA-256"),
         (job.parts_list.as_ref() == Some(&m.parts_list), "the parts list is not the one a URL was given for"),
@@ -272,6 +381,10 @@ fn check_measurements(job: &BackupJob, m: &BackupMeasurements) -> std::result::R
         (m.contents.tables > 0 || m.contents.rows == 0, "rows without tables"),
         (started.snapshot_at == m.snapshot_at, "the snapshot is not the one that was reported"),
         (m.annex_lines > 0 && m.annex_uncompressed_bytes > 0, "an empty annex"),
+        (m.annex_uncompressed_bytes <= annex::MAX_BYTES, "an annex larger than readers take"),
+        (is_version(&m.server_version) && is_version(&m.pg_dump_version), "a version that is none"),
+        (!m.source_database.is_empty(), "a source database without a name"),
+        (counts.into_iter().all(|count| count <= MAX_INTEGER), "a count that no reader keeps exactly"),
     ];
     match rules.into_iter().find(|(holds, _)| !holds) {
         Some((_, problem)) => Err(problem),

@@ -15,7 +15,7 @@ use walwarden_contract::{
 };
 use walwarden_verifier::entry::Event;
 
-use super::destinations::check_label;
+use super::check_label;
 use crate::{
     Domain,
     checks::CheckJob,
@@ -141,13 +141,22 @@ impl Domain {
             let event = Event::DatabaseScheduleChanged { database_id: id.to_string(), schedule: schedule.clone() };
             drafts.push(Draft::standing(event, who.token.id.as_str()));
         }
-        self.log.commit(&who.org, writes, drafts).await?;
-        Ok((view, check_id))
+        match self.log.commit(&who.org, writes, drafts).await {
+            Ok(()) => Ok((view, check_id)),
+            Err(refused) => once.lost(self, refused).await,
+        }
     }
 
-    /// Queues another source check.
+    /// Queues another source check; while one is under way it is that one. What a check finds is an entry
+    /// (`database.checked`); that it is asked for changes nothing yet.
     pub async fn recheck_database(&self, who: &Principal, id: &DatabaseId) -> Result<CheckId> {
         let mut record = self.database(&who.org, id).await?;
+        if let Some(known) = &record.body.check_id
+            && let Some(check) = self.check(&who.org, id, known).await?
+            && !check_is_final(check.body.state)
+        {
+            return Ok(known.clone());
+        }
         let check = CheckJob::new(self, &who.org, id);
         record.body.check_id = Some(check.id.clone());
         let check_id = check.id.clone();

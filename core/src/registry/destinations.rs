@@ -21,7 +21,7 @@ use crate::{
     log::Draft,
     once::{Once, Replay},
     organizations::Principal,
-    table::{Item, Record, Write, keys},
+    table::{Item, Record, TableError, Write, keys},
 };
 
 /// A destination as stored.
@@ -45,14 +45,19 @@ impl Domain {
             return Ok(response);
         }
         check_label(&request.name)?;
+        let config = BucketConfig { bucket: request.bucket, region: request.region, access: request.access };
+        config.check(&self.settings.network).map_err(|error| {
+            let problem = error.detail.as_deref().unwrap_or("it is not possible");
+            DomainError::refused(ErrorCode::InvalidRequest, format!("destination: {problem}"), error.hint())
+        })?;
         let id = DestinationId::new(self.edge.now_ms() as u64, self.edge.random());
         let mut record = DestinationRecord {
             info: Destination {
                 id: id.clone(),
                 name: request.name,
                 provider: String::new(),
-                bucket: request.bucket,
-                region: request.region,
+                bucket: config.bucket,
+                region: config.region,
                 endpoint: None,
                 role_arn: None,
                 state: DestinationState::Unverified,
@@ -63,7 +68,7 @@ impl Domain {
             access_key_id: None,
             sealed_secret: None,
         };
-        match request.access {
+        match config.access {
             DestinationAccess::AwsS3 { role_arn, external_id } => {
                 record.info.provider = "aws_s3".into();
                 record.info.role_arn = Some(role_arn);
@@ -86,8 +91,10 @@ impl Domain {
             Write::Create(keys::destination(&who.org, &id), Item::new(&record)),
             once.write(&record.info, id.as_str()),
         ];
-        self.log.commit(&who.org, writes, vec![Draft::standing(event, who.token.id.as_str())]).await?;
-        Ok(record.info)
+        match self.log.commit(&who.org, writes, vec![Draft::standing(event, who.token.id.as_str())]).await {
+            Ok(()) => Ok(record.info),
+            Err(refused) => once.lost(self, refused).await,
+        }
     }
 
     /// A destination.
@@ -104,16 +111,16 @@ impl Domain {
     /// The bucket behind a destination; in `worker` only, for it decrypts. Connections are kept.
     pub async fn bucket(&self, org: &OrgId, id: &DestinationId) -> Result<Arc<Bucket>> {
         let record = self.destination(org, id).await?;
-        let config = self.bucket_config(org, &record.body).await?;
-        if config.is_aws() {
-            // Its session expires; the network keeps sessions, so that connecting again costs nothing.
-            return Ok(Arc::new(Bucket::connect(&config, &self.settings.network, self.edge.timestamp()).await?));
-        }
         let cached = (id.clone(), record.rev);
         if let Some(bucket) = self.buckets.lock().await.get(&cached) {
             return Ok(Arc::clone(bucket));
         }
+        let config = self.bucket_config(org, &record.body).await?;
         let bucket = Arc::new(Bucket::connect(&config, &self.settings.network, self.edge.timestamp()).await?);
+        if config.is_aws() {
+            // Its session expires; the network keeps sessions, so that connecting again costs nothing.
+            return Ok(bucket);
+        }
         let mut buckets = self.buckets.lock().await;
         buckets.retain(|(other, _), _| other != id);
         buckets.insert(cached, Arc::clone(&bucket));
@@ -153,17 +160,23 @@ impl Domain {
             checks.iter().filter(|c| c.outcome == CheckOutcome::Failed).map(|c| c.name.clone()).collect();
         let result = if destinations::is_verified(&checks) { DestinationState::Verified } else { DestinationState::Failed };
         let preflight = Preflight { at: self.edge.now(), result, checks };
-        let mut record = self.destination(org, id).await?;
-        record.body.info.state = result;
-        record.body.info.preflight = Some(preflight.clone());
         let event = Event::DestinationPreflight {
             destination_id: id.to_string(),
             result: result.as_str().into(),
             failed,
         };
-        let write = Write::Replace(record.key, record.rev, Item::new(&record.body));
-        self.log.commit(org, vec![write], vec![Draft::standing(event, actor)]).await?;
-        Ok(preflight)
+        loop {
+            let mut record = self.destination(org, id).await?;
+            record.body.info.state = result;
+            record.body.info.preflight = Some(preflight.clone());
+            let write = Write::Replace(record.key, record.rev, Item::new(&record.body));
+            match self.log.commit(org, vec![write], vec![Draft::standing(event.clone(), actor)]).await {
+                Ok(()) => return Ok(preflight),
+                // Another preflight ended at the same time: the last to end is the one that counts.
+                Err(DomainError::Table(TableError::Condition(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -172,7 +185,7 @@ fn secret_context<'a>(org: &'a OrgId, id: &'a DestinationId) -> Context<'a> {
 }
 
 /// Labels are for people: some text, not too long, nothing that breaks a terminal.
-pub(super) fn check_label(name: &str) -> Result<()> {
+pub(crate) fn check_label(name: &str) -> Result<()> {
     let length = name.trim().chars().count();
     if length == 0 || length > 100 || walwarden_verifier::ids::shown(name) != name {
         return Err(DomainError::refused(

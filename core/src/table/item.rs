@@ -85,7 +85,7 @@ impl Item {
             map.insert("dueAt".into(), AttributeValue::S(at));
         }
         if let Some(ttl) = self.ttl {
-            map.insert("ttl".into(), AttributeValue::N(ttl.to_string()));
+            map.insert(super::TTL.into(), AttributeValue::N(ttl.to_string()));
         }
         map
     }
@@ -96,6 +96,9 @@ impl Item {
 pub enum Write {
     /// Only where there is nothing under the key.
     Create(Key, Item),
+    /// As `Create`, or over an item whose time to live lies before that time (seconds since 1970): DynamoDB removes
+    /// expired items "within a few days", and until then they must not stand in the way.
+    CreateUnlessLive(Key, Item, i64),
     /// Only where the revision is still the one that was read.
     Replace(Key, u64, Item),
     /// As `Replace`, and only from that state.

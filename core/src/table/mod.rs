@@ -16,7 +16,8 @@ use aws_sdk_dynamodb::{
     operation::transact_write_items::TransactWriteItemsError,
     types::{
         AttributeDefinition, AttributeValue, BillingMode, Delete, GlobalSecondaryIndex, KeySchemaElement, KeyType,
-        KeysAndAttributes, Projection, ProjectionType, Put, ScalarAttributeType, TransactWriteItem,
+        KeysAndAttributes, Projection, ProjectionType, Put, ScalarAttributeType, TimeToLiveSpecification,
+        TransactWriteItem,
     },
 };
 use serde::de::DeserializeOwned;
@@ -26,6 +27,8 @@ pub use item::{Item, Key, Record, Write};
 
 /// Name of the sparse index.
 const DUE_INDEX: &str = "due";
+/// Attribute that says when an item may be removed, in seconds since 1970.
+const TTL: &str = "ttl";
 
 /// A failed table operation.
 #[derive(Debug, Error)]
@@ -136,9 +139,18 @@ impl Table {
             .send()
             .await;
         match created {
+            Ok(_) => {}
+            Err(error) if error.code() == Some("ResourceInUseException") => {}
+            Err(error) => return Err(TableError::service("CreateTable", &error)),
+        }
+        let expiry = TimeToLiveSpecification::builder().attribute_name(TTL).enabled(true).build();
+        let expiry = expiry.map_err(|e| self.shape("-", "-", e))?;
+        let set = self.client.update_time_to_live().table_name(&self.name).time_to_live_specification(expiry).send();
+        match set.await {
             Ok(_) => Ok(()),
-            Err(error) if error.code() == Some("ResourceInUseException") => Ok(()),
-            Err(error) => Err(TableError::service("CreateTable", &error)),
+            // It is on already.
+            Err(error) if error.code() == Some("ValidationException") => Ok(()),
+            Err(error) => Err(TableError::service("UpdateTimeToLive", &error)),
         }
     }
 
@@ -289,6 +301,16 @@ impl Table {
                     .table_name(&self.name)
                     .set_item(Some(item.attributes(&key, 1)))
                     .condition_expression("attribute_not_exists(pk)")
+                    .build();
+                builder.put(put.map_err(|e| self.shape(&key.pk, &key.sk, e))?)
+            }
+            Write::CreateUnlessLive(key, item, now) => {
+                let put = Put::builder()
+                    .table_name(&self.name)
+                    .set_item(Some(item.attributes(&key, 1)))
+                    .condition_expression("attribute_not_exists(pk) OR #ttl < :now")
+                    .expression_attribute_names("#ttl", TTL)
+                    .expression_attribute_values(":now", AttributeValue::N(now.to_string()))
                     .build();
                 builder.put(put.map_err(|e| self.shape(&key.pk, &key.sk, e))?)
             }

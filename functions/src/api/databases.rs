@@ -19,6 +19,7 @@ use crate::answer::{Answer, body, id};
 pub async fn create(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Answer<(StatusCode, Json<Database>)> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::DatabasesWrite)?;
+    who.require_unbound()?;
     let once = once(&api, &who, "createDatabase", &headers, &bytes)?;
     let request: CreateDatabaseRequest = body(&bytes)?;
     let (database, check) = api.domain.create_database(&who, request, &once).await?;

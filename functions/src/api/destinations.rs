@@ -20,6 +20,7 @@ use crate::answer::{Answer, body, id, refuse};
 pub async fn create(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Answer<(StatusCode, Json<Destination>)> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::DestinationsWrite)?;
+    who.require_unbound()?;
     let once = once(&api, &who, "createDestination", &headers, &bytes)?;
     let request: CreateDestinationRequest = body(&bytes)?;
     let created = api.domain.create_destination(&who, request, &once).await?;
@@ -43,6 +44,7 @@ pub async fn read(State(api): State<Api>, headers: HeaderMap, Path(path): Path<S
 pub async fn preflight(State(api): State<Api>, headers: HeaderMap, Path(path): Path<String>) -> Answer<Json<Preflight>> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::DestinationsWrite)?;
+    who.require_unbound()?;
     let destination: DestinationId = id("destination", &path)?;
     api.domain.destination(&who.org, &destination).await?;
     let call = WorkerCall::Preflight { org: who.org.clone(), destination, actor: who.token.id.to_string() };

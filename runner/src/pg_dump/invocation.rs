@@ -150,8 +150,10 @@ mod tests {
         ] {
             assert!(environment.contains(&expected), "{expected:?}");
         }
-        assert!(environment.iter().all(|(name, _)| {
-            name.starts_with("PG") || ["PATH", "HOME", "LC_ALL", "TZ"].contains(name)
-        }));
+        assert!(
+            environment
+                .iter()
+                .all(|(name, _)| { name.starts_with("PG") || ["PATH", "HOME", "LC_ALL", "TZ"].contains(name) })
+        );
     }
 }

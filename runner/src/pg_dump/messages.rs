@@ -46,13 +46,19 @@ impl End {
         let class = MEANINGS.into_iter().find(|(words, _)| self.messages.contains(words));
         let class = class.map_or(FailureClass::DumpFailed, |(_, class)| class);
         let message = self.first_message();
-        let detail = if message.is_empty() { "pg_dump failed without a message".into() } else { unnamed(message, password) };
+        let detail =
+            if message.is_empty() { "pg_dump failed without a message".into() } else { unnamed(message, password) };
         Some(Fault::new(class, detail))
     }
 
     /// Warnings of a pg_dump that succeeded, redacted, for the log.
     pub fn warnings(&self, password: Option<&Secret>) -> Vec<String> {
-        self.messages.lines().filter(|line| !line.trim().is_empty()).map(|line| unnamed(line, password)).take(20).collect()
+        self.messages
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(|line| unnamed(line, password))
+            .take(20)
+            .collect()
     }
 
     fn first_message(&self) -> &str {
@@ -84,7 +90,10 @@ mod tests {
         assert_eq!(found.class, FailureClass::SourcePermission);
         assert_eq!(found.detail.unwrap(), "query failed: ERROR:  permission denied for table \"…\"");
         assert_eq!(fault_of("").class, FailureClass::DumpFailed);
-        assert_eq!(fault_of("pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout").class, FailureClass::SourceLocked);
+        assert_eq!(
+            fault_of("pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout").class,
+            FailureClass::SourceLocked
+        );
         assert_eq!(fault_of("pg_dump: error: invalid snapshot identifier").class, FailureClass::SourceConnectionLost);
         assert!(fault(9, "").unwrap().detail.unwrap().contains("signal 9"));
     }

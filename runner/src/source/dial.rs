@@ -39,8 +39,9 @@ pub(super) async fn dial(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketA
     for address in addresses {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                keep_alive(&stream)
-                    .map_err(|e| Fault::new(FailureClass::SourceUnreachable, "the connection broke at once").because(e))?;
+                keep_alive(&stream).map_err(|e| {
+                    Fault::new(FailureClass::SourceUnreachable, "the connection broke at once").because(e)
+                })?;
                 return Ok((stream, *address));
             }
             Ok(Err(error)) => failures.push(error),

@@ -124,9 +124,11 @@ impl Unreadable {
 
     /// All in one line, short.
     pub fn summary(&self) -> String {
-        let tables = self.tables.iter().chain(&self.sequences).flat_map(|(schema, names)| {
-            names.iter().map(move |name| qualified(schema, name))
-        });
+        let tables = self
+            .tables
+            .iter()
+            .chain(&self.sequences)
+            .flat_map(|(schema, names)| names.iter().map(move |name| qualified(schema, name)));
         let rows = self.row_security.iter().map(|(schema, name)| format!("{} (row security)", qualified(schema, name)));
         let schemas = self.schemas.iter().map(|schema| format!("schema {}", ident(schema)));
         let large_objects = (self.large_objects > 0).then(|| format!("{} large objects", self.large_objects));

@@ -114,7 +114,9 @@ mod tests {
     #[test]
     fn referred_roles_bring_what_they_are_members_of() {
         let mut roles = Roles::default();
-        for (name, member_of) in [("a", vec!["b"]), ("b", vec!["c", "a"]), ("c", vec![]), ("d", vec![]), ("e", vec!["d"])] {
+        for (name, member_of) in
+            [("a", vec!["b"]), ("b", vec!["c", "a"]), ("c", vec![]), ("d", vec![]), ("e", vec!["d"])]
+        {
             let member_of = member_of.into_iter().map(|role| Membership { role: role.into(), admin: false }).collect();
             roles.all.insert(name.into(), Role { name: name.into(), member_of, ..Role::default() });
         }

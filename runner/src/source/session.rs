@@ -191,9 +191,13 @@ where
 }
 
 /// The first thing a session does is to forget the search path: in a hostile database a plain `=` on it could be
-/// anybody's function, run with our rights.
+/// anybody's function, run with our rights. The second is to have text in the database's own encoding, as pg_dump has
+/// it: names that do not convert would fail here what pg_dump does not mind, and names that do would not be the
+/// archive's any more.
 async fn version(client: &Client) -> Result<ServerVersion, tokio_postgres::Error> {
     client.batch_execute("SET search_path = ''").await?;
+    let encoding = "SELECT set_config('client_encoding', current_setting('server_encoding'), false)";
+    client.batch_execute(encoding).await?;
     let query = "SELECT current_setting('server_version'), current_setting('server_version_num')::int4";
     let row = client.query_one(query, &[]).await?;
     let number: i32 = row.try_get(1)?;

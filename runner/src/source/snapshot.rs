@@ -43,7 +43,8 @@ impl Snapshot {
             let client = &session.client;
             client.batch_execute(&timeouts).await?;
             // To the millisecond below: the loss window must never look shorter than it is.
-            let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_database(), current_user";
+            let clock =
+                "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, current_database(), current_user";
             let row = client.query_one(clock, &[]).await?;
             let microseconds: i64 = row.try_get(0)?;
             let (database, role) = (row.text(1)?, row.text(2)?);

@@ -1,5 +1,5 @@
-//! Text from a catalogue. A SQL_ASCII database may hold any bytes in a name; those that are not UTF-8 become U+FFFD, as
-//! they do where the archive is read.
+//! Text from a catalogue, in the database's own encoding. Bytes that are not UTF-8 become U+FFFD, as they do where the
+//! archive is read, so that names here and there stay the same.
 
 use std::error::Error;
 

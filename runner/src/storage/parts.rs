@@ -180,11 +180,8 @@ async fn upload(
     request: PartRequest,
     bytes: Bytes,
 ) -> Result<Part, Ended> {
-    let part = Part {
-        number: request.number,
-        size_bytes: request.bytes.size_bytes,
-        sha256: request.bytes.sha256.clone(),
-    };
+    let part =
+        Part { number: request.number, size_bytes: request.bytes.size_bytes, sha256: request.bytes.sha256.clone() };
     match put(http, session, &Target::Part(request), Content::Memory(bytes)).await? {
         Stored::Taken => Ok(part),
         Stored::AlreadyThere(_) => {

@@ -226,7 +226,14 @@ fn a_bucket_that_refuses_fails_the_backup() {
 
 #[test]
 fn a_document_that_is_there_already_must_be_the_same() {
-    // The parts list is the same each time the same parts are uploaded; here the store takes it and says it did not.
+    // A lost answer: the second attempt finds what the first one wrote.
+    let lost = |name: &str, before| (name.starts_with("document/") && before == 0).then_some(Answer::TakenButLost);
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), lost);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    check_backup(&plane);
+    assert_eq!((plane.requests("document/annex"), plane.requests("document/partsList")), (2, 2));
+
     let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
     plane.plant("document/partsList", b"another");
     let (code, log) = run(&plane, BACKUP);
@@ -244,6 +251,14 @@ fn cancelling_ends_pg_dump_and_reports_nothing() {
     let (code, log) = ended(child);
     assert_eq!(code, 4, "{log}");
     assert!(plane.calls("finish").is_empty());
+    assert!(plane.calls("transition").iter().all(|call| call["to"] != "failed"));
+    login.wait_until_gone();
+
+    // The same where the job was given to another runner.
+    let plane = Plane::start(Plane::backup(&login.dsn), |_, _| Some(Answer::Wait));
+    plane.order("refuse");
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 4, "{log}");
     assert!(plane.calls("transition").iter().all(|call| call["to"] != "failed"));
     login.wait_until_gone();
 }
@@ -296,7 +311,8 @@ fn a_slow_bucket_holds_pg_dump_back_and_memory_stays_bounded() {
     // The snapshot was let go when pg_dump began to write.
     assert_eq!(login.sessions("state = 'idle in transaction'"), "0");
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let peak: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
+    let peak: u64 =
+        status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
     assert!(peak < 96 << 10, "{peak} KiB");
     println!("peak RSS {peak} KiB");
     plane.go_on();
@@ -409,7 +425,12 @@ fn a_table_that_is_held_exclusively_is_its_own_class() {
     // The lock's wait is two minutes: too long for a test, so only that the wait itself does no harm is seen here.
     let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
     let mut holder = POSTGRES.command("psql", "sample");
-    holder.args(["-X", "-q", "-c", "BEGIN; LOCK TABLE sample.orders IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2); COMMIT"]);
+    holder.args([
+        "-X",
+        "-q",
+        "-c",
+        "BEGIN; LOCK TABLE sample.orders IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2); COMMIT",
+    ]);
     let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     let (code, log) = run(&plane, BACKUP);
@@ -531,4 +552,27 @@ fn script(server: &Postgres, archive: &std::path::Path) -> Vec<u8> {
     let lines = output.stdout.split_inclusive(|byte| *byte == b'\n');
     let drawn = |line: &&[u8]| line.starts_with(b"\\restrict") || line.starts_with(b"\\unrestrict");
     lines.filter(|line| !drawn(line)).flatten().copied().collect()
+}
+
+#[test]
+fn databases_in_other_encodings_are_dumped_as_they_are() {
+    let create = "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'; \
+                  CREATE DATABASE \"Gr\u{f6}\u{df}e\" TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'";
+    for statement in create.split("; ") {
+        POSTGRES.run_sql("postgres", statement).unwrap();
+    }
+    POSTGRES.run_sql("latin", "SET client_encoding = 'UTF8'; CREATE TABLE \"größe\" AS SELECT 1 AS n").unwrap();
+    // CREATE TABLE "ö" (a text); with the letter as one byte, which no UTF-8 has.
+    let bytes = "\\x435245415445205441424c452022f6222028612074657874293b";
+    let create = format!("DO $$ BEGIN EXECUTE convert_from('{bytes}', 'SQL_ASCII'); END $$");
+    POSTGRES.run_sql("Gr\u{f6}\u{df}e", &create).unwrap();
+    for (database, encoding) in [("latin", "LATIN1"), ("Gr\u{f6}\u{df}e", "SQL_ASCII")] {
+        let plane = Plane::start(Plane::backup(&POSTGRES.dsn(database)), no_faults);
+        let (code, log) = run(&plane, BACKUP);
+        assert_eq!(code, 0, "{log}");
+        let annex = check_backup(&plane);
+        let setting = |name: &str| annex.settings.iter().find(|setting| setting.name == name).unwrap().value.as_str();
+        assert_eq!((setting("client_encoding"), setting("server_encoding")), (encoding, encoding));
+        assert!(annex.tables[0].name.contains('\u{fffd}'));
+    }
 }

@@ -26,6 +26,8 @@ pub enum Answer {
     Error(u16, &'static str),
     /// Never, until [`Plane::go_on`].
     Wait,
+    /// The bytes are taken and the answer is lost: a gateway's error arrives instead.
+    TakenButLost,
 }
 
 type Script = dyn Fn(&str, u32) -> Option<Answer> + Send + Sync;
@@ -116,7 +118,7 @@ impl Plane {
         panic!("waited in vain for {what}; calls: {:?}", self.state.calls.lock().unwrap());
     }
 
-    /// What the next heartbeats are answered.
+    /// What the next heartbeats are answered: `continue`, `cancel`, or `refuse` for an error.
     pub fn order(&self, action: &'static str) {
         *self.state.action.lock().unwrap() = action;
     }
@@ -139,8 +141,10 @@ impl Plane {
     /// The parts, joined.
     pub fn artifact(&self) -> Vec<u8> {
         let objects = self.state.objects.lock().unwrap();
-        let mut parts: Vec<_> =
-            objects.iter().filter_map(|(name, bytes)| Some((name.strip_prefix("part/")?.parse::<u32>().ok()?, bytes))).collect();
+        let mut parts: Vec<_> = objects
+            .iter()
+            .filter_map(|(name, bytes)| Some((name.strip_prefix("part/")?.parse::<u32>().ok()?, bytes)))
+            .collect();
         parts.sort_by_key(|(number, _)| *number);
         parts.into_iter().flat_map(|(_, bytes)| bytes.to_vec()).collect()
     }
@@ -151,7 +155,10 @@ impl Plane {
     }
 }
 
-async fn call_without_body(state: State<Arc<Shared>>, path: Path<(String, String, String)>) -> (StatusCode, Json<Value>) {
+async fn call_without_body(
+    state: State<Arc<Shared>>,
+    path: Path<(String, String, String)>,
+) -> (StatusCode, Json<Value>) {
     call(state, path, Bytes::new()).await
 }
 
@@ -181,6 +188,10 @@ async fn call(
         "state" => json!({"state": "completed", "final": true, "attempt": 1}),
         _ => status,
     };
+    if call == "heartbeat" && answer["action"] == "refuse" {
+        let error = json!({"error": {"code": "unauthorized", "message": "another runner has the job"}});
+        return (StatusCode::UNAUTHORIZED, Json(error));
+    }
     (StatusCode::OK, Json(answer))
 }
 
@@ -228,6 +239,10 @@ async fn bucket(
         Some(Answer::Error(status, code)) => return refuse(status, code),
         Some(Answer::Wait) => {
             let _ = state.go_on.subscribe().wait_for(|go| *go).await;
+        }
+        Some(Answer::TakenButLost) => {
+            state.objects.lock().unwrap().insert(name, body);
+            return refuse(504, "GatewayTimeout");
         }
         None => {}
     }

@@ -97,7 +97,11 @@ impl Demo {
             shell.say(&format!("  {:<22} {}", check["name"].as_str().unwrap_or(""), check["outcome"].as_str().unwrap_or("")));
         }
         ensure!(preflight["result"] == "verified", "the bucket is not verified");
-        let request = json!({ "name": "shop", "dsn": source.dsn("shop"), "destinationId": destination, "schedule": "0 2 * * *" });
+        let mut request = json!({ "name": "shop", "dsn": source.dsn("shop"), "destinationId": destination, "schedule": "0 2 * * *" });
+        if self.major >= 16 && !Postgres::client_supports_zstd(self.major) {
+            shell.say("this build of pg_restore cannot read zstd: the archive is compressed with gzip");
+            request["compression"] = json!({ "codec": "gzip", "level": 6 });
+        }
         write_private(&self.file("database.json"), &serde_json::to_vec_pretty(&request)?)?;
         let database = self.post(&shell, "database", "--data @database.json", "/api/v1/databases", &["id", "redactedDsn", "schedule", "nextRunAt"])?;
         let database = text(&database, "/id")?;

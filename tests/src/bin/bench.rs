@@ -196,6 +196,7 @@ impl World {
             .arg(release("walwarden-runner")?)
             .env("WALWARDEN_PG_BIN", bench.source.bin_dir())
             .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.join("server.log"))?)
             .spawn()?;
         let mut world = Self { server, bucket, url, token: String::new(), database: String::new(), directory };
         let begun = Instant::now();
@@ -304,8 +305,9 @@ fn release(name: &str) -> Result<PathBuf> {
 
 /// Runs a program to its end; its peak memory as the kernel last told it.
 fn measure(command: &mut Command) -> Result<Measured> {
+    let said = tempfile::NamedTempFile::new()?;
     let begun = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.reopen()?).spawn()?;
     let status = format!("/proc/{}/status", child.id());
     let mut peak_kib = 0;
     let result = loop {
@@ -315,7 +317,7 @@ fn measure(command: &mut Command) -> Result<Measured> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    ensure!(result.success(), "ended with {result}");
+    ensure!(result.success(), "ended with {result}: {}", fs::read_to_string(said.path()).unwrap_or_default());
     Ok(Measured { seconds: begun.elapsed().as_secs_f64(), peak_kib })
 }
 

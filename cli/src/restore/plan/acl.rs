@@ -65,7 +65,12 @@ pub fn database_grants(database: &str, owner: &str, items: &[String]) -> Vec<Str
             name => quote::ident(name),
         };
         for passable in [false, true] {
-            let words: Vec<&str> = item.privileges.iter().filter(|(_, p)| *p == passable).filter_map(|(letter, _)| word(*letter)).collect();
+            let words: Vec<&str> = item
+                .privileges
+                .iter()
+                .filter(|(_, p)| *p == passable)
+                .filter_map(|(letter, _)| word(*letter))
+                .collect();
             if !words.is_empty() {
                 let option = if passable { " WITH GRANT OPTION" } else { "" };
                 statements.push(format!("GRANT {} ON DATABASE {database} TO {grantee}{option}", words.join(", ")));

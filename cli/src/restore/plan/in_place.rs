@@ -9,7 +9,7 @@ use walwarden_verifier::{annex::Annex, ids::shown};
 use super::{Refusal, Wishes};
 use crate::{
     format,
-    restore::target::facts::{Dependent, Facts},
+    restore::target::{facts::Facts, inside::Dependent},
 };
 
 /// Checks what pg_restore would only find out halfway, and says what will be lost and what stays.
@@ -20,25 +20,44 @@ pub fn check(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut V
         .filter(|entry| ["TABLE", "FOREIGN TABLE"].contains(&entry.kind.as_str()))
         .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
         .collect();
-    let (ours, others): (Vec<_>, Vec<_>) = facts.tables.iter().partition(|table| in_backup.contains(&(table.schema.as_str(), table.name.as_str())));
-    notes.push(format!("{} of the target will be dropped and loaded again; changes since {} are lost", format::counted(ours.len() as u64, "table"), annex.header.snapshot_at));
+    let (ours, others): (Vec<_>, Vec<_>) =
+        facts.inside.tables.iter().partition(|table| in_backup.contains(&(table.schema.as_str(), table.name.as_str())));
+    notes.push(format!(
+        "{} of the target will be dropped and loaded again; changes since {} are lost",
+        format::counted(ours.len() as u64, "table"),
+        annex.header.snapshot_at
+    ));
     if !others.is_empty() {
-        let names: Vec<String> = others.iter().take(8).map(|table| shown(&format!("{}.{}", table.schema, table.name))).collect();
+        let names: Vec<String> =
+            others.iter().take(8).map(|table| shown(&format!("{}.{}", table.schema, table.name))).collect();
         let more = if others.len() > 8 { format!(" and {} more", others.len() - 8) } else { String::new() };
         notes.push(format!("not in the backup, stay as they are: {}{more}", names.join(", ")));
     }
     if !facts.superuser {
         for table in ours.iter().filter(|table| !table.ours) {
-            refusals.push(Refusal::new("not_owner", format!("the table {} of the target belongs to another role", shown(&format!("{}.{}", table.schema, table.name))), "connect as its owner"));
+            refusals.push(Refusal::new(
+                "not_owner",
+                format!(
+                    "the table {} of the target belongs to another role",
+                    shown(&format!("{}.{}", table.schema, table.name))
+                ),
+                "connect as its owner",
+            ));
         }
     }
     refusals.extend(blocking_dependents(annex, facts, &in_backup));
     refusals.extend(strangers(annex, facts, &in_backup));
+    refusals.extend(super::widening::check(annex, facts));
     if facts.other_sessions > 0 {
-        notes.push(format!("{} in the target database; locks they hold will hold the restore up", format::counted(facts.other_sessions.unsigned_abs(), "other session")));
+        notes.push(format!(
+            "{} in the target database; locks they hold will hold the restore up",
+            format::counted(facts.other_sessions.unsigned_abs(), "other session")
+        ));
     }
     if wishes.parallel_in_place {
-        notes.push("--jobs gives up that all or nothing is restored: if it fails, the target is left half restored".into());
+        notes.push(
+            "--jobs gives up that all or nothing is restored: if it fails, the target is left half restored".into(),
+        );
     }
     notes.push("the target needs room for about twice the data until the restore ends".into());
 }
@@ -59,6 +78,7 @@ fn blocking_dependents(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &s
         (tables.contains(&on) || views.contains(&on)) && !known.contains(&own)
     };
     facts
+        .inside
         .dependents
         .iter()
         .filter(stays)
@@ -66,27 +86,42 @@ fn blocking_dependents(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &s
             let name = quote::qualified(&dependent.schema, &dependent.name);
             let remedy = match dependent.kind.as_str() {
                 "foreign key" => match dependent.name.split_once(' ') {
-                    Some((table, key)) if !key.contains(' ') => format!("ALTER TABLE {} DROP CONSTRAINT {};", quote::qualified(&dependent.schema, table), quote::ident(key)),
+                    Some((table, key)) if !key.contains(' ') => format!(
+                        "ALTER TABLE {} DROP CONSTRAINT {};",
+                        quote::qualified(&dependent.schema, table),
+                        quote::ident(key)
+                    ),
                     _ => "drop that foreign key, and make it again afterwards".to_owned(),
                 },
                 kind => format!("DROP {} {name};", kind.to_uppercase()),
             };
             let what = format!("{} {}", dependent.kind, shown(&format!("{}.{}", dependent.schema, dependent.name)));
             let on = shown(&format!("{}.{}", dependent.on.0, dependent.on.1));
-            Refusal::new("dependent_object", format!("the {what} is not in the backup and depends on {on}, which is to be dropped"), shown(&remedy))
+            Refusal::new(
+                "dependent_object",
+                format!("the {what} is not in the backup and depends on {on}, which is to be dropped"),
+                shown(&remedy),
+            )
         })
         .collect()
 }
 
 /// What is in a schema that is to be dropped and not in the backup: the schema would not be empty.
 fn strangers(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
-    let schemas: BTreeSet<&str> = annex.entries.iter().filter(|entry| entry.kind == "SCHEMA").map(|entry| entry.name.as_str()).collect();
+    let schemas: BTreeSet<&str> =
+        annex.entries.iter().filter(|entry| entry.kind == "SCHEMA").map(|entry| entry.name.as_str()).collect();
     // Arguments are written in more than one way: a function's name must do.
     let plain = |name: &str| name.split('(').next().unwrap_or_default().to_owned();
-    let known: BTreeSet<(&str, String)> = annex.entries.iter().map(|entry| (entry.schema.as_str(), plain(&entry.name))).collect();
-    let strange_tables = facts.tables.iter().filter(|table| !tables.contains(&(table.schema.as_str(), table.name.as_str())));
+    let known: BTreeSet<(&str, String)> =
+        annex.entries.iter().map(|entry| (entry.schema.as_str(), plain(&entry.name))).collect();
+    let strange_tables =
+        facts.inside.tables.iter().filter(|table| !tables.contains(&(table.schema.as_str(), table.name.as_str())));
     let tables = strange_tables.map(|table| ("table", table.schema.as_str(), table.name.as_str()));
-    let residents = facts.residents.iter().filter(|resident| !known.contains(&(resident.schema.as_str(), plain(&resident.name))));
+    let residents = facts
+        .inside
+        .residents
+        .iter()
+        .filter(|resident| !known.contains(&(resident.schema.as_str(), plain(&resident.name))));
     let others = residents.map(|resident| (resident.kind.as_str(), resident.schema.as_str(), resident.name.as_str()));
     tables
         .chain(others)
@@ -96,7 +131,15 @@ fn strangers(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> V
             Refusal::new(
                 "stranger_in_schema",
                 format!("the {kind} {what} is not in the backup, and its schema is to be dropped"),
-                format!("move it to another schema, or drop it: DROP {} {};", kind.to_uppercase(), shown(&format!("{}.{}", quote::ident(schema), if name.contains('(') { name.to_owned() } else { quote::ident(name) }))),
+                format!(
+                    "move it to another schema, or drop it: DROP {} {};",
+                    kind.to_uppercase(),
+                    shown(&format!(
+                        "{}.{}",
+                        quote::ident(schema),
+                        if name.contains('(') { name.to_owned() } else { quote::ident(name) }
+                    ))
+                ),
             )
         })
         .collect()

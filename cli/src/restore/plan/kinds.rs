@@ -39,7 +39,11 @@ pub fn check(annex: &Annex, facts: &Facts) -> Vec<Refusal> {
         .map(|(kind, names)| {
             let shown: Vec<&str> = names.iter().map(String::as_str).take(5).collect();
             let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
-            Refusal::new("superuser_only", format!("only a superuser can make {}{more}", shown.join(", ")), format!("restore as a superuser, or back up a source without {}", kind.to_lowercase()))
+            Refusal::new(
+                "superuser_only",
+                format!("only a superuser can make {}{more}", shown.join(", ")),
+                format!("restore as a superuser, or back up a source without {}", kind.to_lowercase()),
+            )
         })
         .collect()
 }

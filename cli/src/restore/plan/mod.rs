@@ -7,6 +7,7 @@ mod kinds;
 mod new_database;
 mod order;
 mod roles;
+mod widening;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +84,8 @@ pub struct Wishes<'a> {
 
 /// Whether an entry is about the database itself, which pg_restore makes only under `--create`.
 pub fn is_database_level(entry: &Entry) -> bool {
-    let about_it = ["ACL", "COMMENT", "SECURITY LABEL"].contains(&entry.kind.as_str()) && entry.name.starts_with("DATABASE ");
+    let about_it =
+        ["ACL", "COMMENT", "SECURITY LABEL"].contains(&entry.kind.as_str()) && entry.name.starts_with("DATABASE ");
     entry.kind == "DATABASE" || entry.kind == "DATABASE PROPERTIES" || about_it
 }
 
@@ -99,13 +101,24 @@ impl Plan {
         let (mut refusals, mut notes) = (Vec::new(), Vec::new());
         if facts.superuser {
             if wishes.refuse_superuser {
-                refusals.push(Refusal::new("superuser_target", format!("the target role \"{}\" is a superuser, and --refuse-superuser-target is given", shown(&facts.role)), "connect as a role that owns only what it restores"));
+                refusals.push(Refusal::new(
+                    "superuser_target",
+                    format!(
+                        "the target role \"{}\" is a superuser, and --refuse-superuser-target is given",
+                        shown(&facts.role)
+                    ),
+                    "connect as a role that owns only what it restores",
+                ));
             } else {
                 notes.push(format!("\"{}\" is a superuser: the archive's SQL comes from the source and will run with every right on the target (--refuse-superuser-target refuses that)", shown(&facts.role)));
             }
         }
         if facts.read_only {
-            refusals.push(Refusal::new("target_read_only", "the target is read-only or a standby", "connect to the primary"));
+            refusals.push(Refusal::new(
+                "target_read_only",
+                "the target is read-only or a standby",
+                "connect to the primary",
+            ));
         }
         let source_major = annex.header.server_version_num / 10_000;
         if source_major > facts.major() {
@@ -137,7 +150,7 @@ impl Plan {
         };
         plan.sort_entries(annex);
         if !new_database {
-            plan.dump_ids = order::droppable(annex, &plan.dump_ids, &facts.attached);
+            plan.dump_ids = order::droppable(annex, &plan.dump_ids, &facts.inside.attached);
         }
         plan
     }
@@ -165,49 +178,69 @@ impl Plan {
         self.dump_ids.iter().map(|id| format!("{id}\n")).collect()
     }
 
-    /// For people, grouped and short.
-    pub fn lines(&self, annex: &Annex) -> Vec<String> {
-        let what = format!(
-            "{}, {}, {}, {}",
-            format::counted(annex.header.counts.tables, "table"),
-            format::counted(annex.header.counts.rows, "row"),
-            format::counted(annex.header.counts.sequences, "sequence"),
-            format::counted(annex.header.counts.large_objects, "large object"),
-        );
+    /// For people, grouped and short: a label and a text each.
+    pub fn lines(&self, annex: &Annex) -> Vec<(&'static str, String)> {
         let place = match self.mode {
             RestoreMode::NewDatabase => format!("into the new database \"{}\"", shown(&self.database)),
             RestoreMode::InPlace => format!("over the database \"{}\"", shown(&self.database)),
         };
-        let mut lines = vec![format!("plan      {}: {} {place}", self.outcome, format::counted(self.counts.restored, "entry").replace("entrys", "entries")), format!("          {what}")];
-        lines.extend(self.left_out.iter().map(|left| format!("left out  {left}")));
-        lines.extend(self.notes.iter().map(|note| format!("note      {note}")));
+        let counts = &annex.header.counts;
+        let entries = match self.counts.restored {
+            1 => "1 entry".to_owned(),
+            more => format!("{} entries", format::count(more)),
+        };
+        let mut lines = vec![
+            ("plan", format!("{}: {entries} {place}", self.outcome)),
+            ("", format::contents(counts.tables, counts.rows, counts.sequences, counts.large_objects)),
+        ];
+        lines.extend(self.left_out.iter().map(|left| ("left out", left.clone())));
+        lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         for refusal in &self.refusals {
-            lines.push(format!("refused   {}", refusal.reason));
-            lines.push(format!("          remedy: {}", refusal.remedy));
+            lines.push(("refused", refusal.reason.clone()));
+            lines.push(("", format!("remedy: {}", refusal.remedy)));
         }
         lines
     }
 }
 
 fn extensions(annex: &Annex, facts: &Facts, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) {
-    let in_archive: BTreeSet<&str> = annex.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.as_str()).collect();
+    let in_archive: BTreeSet<&str> =
+        annex.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.as_str()).collect();
     for name in in_archive {
         let source = annex.extensions.iter().find(|extension| extension.name == name);
         let version = source.map_or("unknown", |extension| extension.version.as_str());
         match facts.extensions.get(name) {
             None => refusals.push(Refusal::new(
                 "extension_missing",
-                format!("the extension \"{}\" (version {} in the source) is not offered by the target", shown(name), shown(version)),
-                format!("install the package of \"{}\" on the target's server, or enable it with its provider", shown(name)),
+                format!(
+                    "the extension \"{}\" (version {} in the source) is not offered by the target",
+                    shown(name),
+                    shown(version)
+                ),
+                format!(
+                    "install the package of \"{}\" on the target's server, or enable it with its provider",
+                    shown(name)
+                ),
             )),
             Some(offered) => {
                 if source.is_some() && offered.default_version != version {
-                    notes.push(format!("the extension \"{}\" will have version {} instead of {}", shown(name), shown(&offered.default_version), shown(version)));
+                    notes.push(format!(
+                        "the extension \"{}\" will have version {} instead of {}",
+                        shown(name),
+                        shown(&offered.default_version),
+                        shown(version)
+                    ));
                 }
                 if offered.superuser_only && !facts.superuser {
-                    notes.push(format!("the extension \"{}\" is for superusers unless the provider allows it", shown(name)));
+                    notes.push(format!(
+                        "the extension \"{}\" is for superusers unless the provider allows it",
+                        shown(name)
+                    ));
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

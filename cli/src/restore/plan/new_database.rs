@@ -7,27 +7,62 @@ use super::{Refusal, Wishes};
 use crate::restore::{database, guards, target::facts::Facts};
 
 /// Checks what a new database needs; gives its final name.
-pub fn check(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) -> String {
+pub fn check(
+    annex: &Annex,
+    facts: &Facts,
+    wishes: &Wishes<'_>,
+    refusals: &mut Vec<Refusal>,
+    notes: &mut Vec<String>,
+) -> String {
     let name = wishes.created_database.unwrap_or(&annex.database.name).to_owned();
     if !facts.create_db {
-        refusals.push(Refusal::new("no_createdb", format!("\"{}\" may not create databases", shown(&facts.role)), format!("ALTER ROLE {} CREATEDB;", shown(&quote::ident(&facts.role)))));
+        refusals.push(Refusal::new(
+            "no_createdb",
+            format!("\"{}\" may not create databases", shown(&facts.role)),
+            format!("ALTER ROLE {} CREATEDB;", shown(&quote::ident(&facts.role))),
+        ));
     }
     if facts.databases.contains(&name) {
-        refusals.push(Refusal::new("database_exists", format!("a database called \"{}\" exists on the target", shown(&name)), format!("add --created-database {}", free_name(&name, &facts.databases))));
+        refusals.push(Refusal::new(
+            "database_exists",
+            format!("a database called \"{}\" exists on the target", shown(&name)),
+            format!("add --created-database {}", free_name(&name, &facts.databases)),
+        ));
     }
     if let Some(problem) = &facts.locale_problem {
-        refusals.push(Refusal::new("locale_missing", format!("the target cannot make a database with the source's locale: {problem}"), "install that locale on the target's server"));
+        refusals.push(Refusal::new(
+            "locale_missing",
+            format!("the target cannot make a database with the source's locale: {problem}"),
+            "install that locale on the target's server",
+        ));
     }
     for (setting, problem) in facts.setting_problems.iter().filter(|(name, _)| !database::loads_libraries(name)) {
-        refusals.push(Refusal::new("setting_refused", format!("the source database's setting {} cannot be made: {}", shown(setting), shown(problem)), "restore as a role that may, or reset it in the source and back up again"));
+        refusals.push(Refusal::new(
+            "setting_refused",
+            format!("the source database's setting {} cannot be made: {}", shown(setting), shown(problem)),
+            "restore as a role that may, or reset it in the source and back up again",
+        ));
     }
-    let skipped: Vec<String> = annex.database.settings.iter().filter(|setting| database::loads_libraries(&setting.name)).map(|setting| shown(&setting.name)).collect();
+    let skipped: Vec<String> = annex
+        .database
+        .settings
+        .iter()
+        .filter(|setting| database::loads_libraries(&setting.name))
+        .map(|setting| shown(&setting.name))
+        .collect();
     if !skipped.is_empty() {
         notes.push(format!("settings that load libraries are never restored: {}", skipped.join(", ")));
     }
     let foreign = annex.database.role_settings.iter().find(|setting| setting.role != facts.role);
     if let Some(setting) = foreign.filter(|_| !facts.superuser) {
-        refusals.push(Refusal::new("role_settings", format!("the source database has settings of its own for the role \"{}\", which only a superuser can restore", shown(&setting.role)), "restore as a superuser"));
+        refusals.push(Refusal::new(
+            "role_settings",
+            format!(
+                "the source database has settings of its own for the role \"{}\", which only a superuser can restore",
+                shown(&setting.role)
+            ),
+            "restore as a superuser",
+        ));
     }
     let own = database::temporary_name(wishes.restore_id);
     for leftover in facts.databases.iter().filter(|name| database::is_leftover(name) && **name != own) {
@@ -38,7 +73,8 @@ pub fn check(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut V
 
 fn free_name(taken: &str, databases: &[String]) -> String {
     let slug: String = taken.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
-    let slug = if slug.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') { slug } else { format!("db_{slug}") };
+    let slug =
+        if slug.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') { slug } else { format!("db_{slug}") };
     let candidates = std::iter::once(format!("{slug}_restore")).chain((2..).map(|n| format!("{slug}_restore_{n}")));
     debug_assert!(slug.len() + 20 < guards::MAX_NAME_BYTES);
     candidates.into_iter().find(|name| !databases.contains(name)).unwrap_or(slug)

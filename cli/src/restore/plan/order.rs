@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use walwarden_verifier::annex::Annex;
 
-use crate::restore::target::facts::IndexName;
+use crate::restore::target::inside::IndexName;
 
 /// `dump_ids` with every attached index before the one it is attached to.
 pub fn droppable(annex: &Annex, dump_ids: &[i64], attached: &[(IndexName, IndexName)]) -> Vec<i64> {
     let indexes = annex.entries.iter().filter(|entry| entry.kind == "CONSTRAINT" || entry.kind == "INDEX");
-    let by_name: BTreeMap<(&str, &str, &str), i64> =
-        indexes.map(|entry| ((entry.kind.as_str(), entry.schema.as_str(), entry.name.as_str()), entry.dump_id)).collect();
-    let id = |index: &IndexName| by_name.get(&(index.kind.as_str(), index.schema.as_str(), index.name.as_str())).copied();
+    let by_name: BTreeMap<(&str, &str, &str), i64> = indexes
+        .map(|entry| ((entry.kind.as_str(), entry.schema.as_str(), entry.name.as_str()), entry.dump_id))
+        .collect();
+    let id =
+        |index: &IndexName| by_name.get(&(index.kind.as_str(), index.schema.as_str(), index.name.as_str())).copied();
     let mut children: HashMap<i64, Vec<i64>> = HashMap::new();
     for (child, parent) in attached {
         if let (Some(child), Some(parent)) = (id(child), id(parent)) {
@@ -32,7 +34,13 @@ pub fn droppable(annex: &Annex, dump_ids: &[i64], attached: &[(IndexName, IndexN
     ordered
 }
 
-fn place(dump_id: i64, children: &HashMap<i64, Vec<i64>>, wanted: &HashSet<i64>, placed: &mut HashSet<i64>, ordered: &mut Vec<i64>) {
+fn place(
+    dump_id: i64,
+    children: &HashMap<i64, Vec<i64>>,
+    wanted: &HashSet<i64>,
+    placed: &mut HashSet<i64>,
+    ordered: &mut Vec<i64>,
+) {
     if !wanted.contains(&dump_id) || !placed.insert(dump_id) {
         return;
     }

@@ -19,8 +19,17 @@ struct Uses {
 
 impl Uses {
     fn words(&self) -> String {
-        let parts = [(self.owned, "owns"), (self.grants, "is granted rights on"), (self.policies, "is named by policies of"), (self.database, "is named by properties of the database:")];
-        let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, verb)| format!("{verb} {}", crate::format::counted(*count, "object"))).collect();
+        let parts = [
+            (self.owned, "owns"),
+            (self.grants, "is granted rights on"),
+            (self.policies, "is named by policies of"),
+            (self.database, "is named by properties of the database:"),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, verb)| format!("{verb} {}", crate::format::counted(*count, "object")))
+            .collect();
         parts.join(", ")
     }
 }
@@ -62,7 +71,12 @@ pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mu
         match facts.roles.get(name) {
             None if name.starts_with("pg_") => refusals.push(Refusal::new(
                 "role_missing",
-                format!("the predefined role \"{}\" ({}) does not exist in Postgres {}", shown(name), uses.words(), facts.major()),
+                format!(
+                    "the predefined role \"{}\" ({}) does not exist in Postgres {}",
+                    shown(name),
+                    uses.words(),
+                    facts.major()
+                ),
                 "restore into a server of the source's version",
             )),
             None => refusals.push(Refusal::new(
@@ -70,18 +84,30 @@ pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mu
                 format!("the role \"{}\" does not exist on the target; it {}", shown(name), uses.words()),
                 format!("CREATE ROLE {} NOLOGIN;", shown(&quote::ident(name))),
             )),
-            Some(false) if !facts.superuser && uses.owned > 0 && !name.starts_with("pg_") => refusals.push(Refusal::new(
-                "owner_not_settable",
-                format!("the role \"{}\" {}, and \"{}\" may not act as it", shown(name), uses.words(), shown(&facts.role)),
-                format!("GRANT {} TO {};", shown(&quote::ident(name)), shown(&quote::ident(&facts.role))),
-            )),
+            Some(false) if !facts.superuser && uses.owned > 0 && !name.starts_with("pg_") => {
+                refusals.push(Refusal::new(
+                    "owner_not_settable",
+                    format!(
+                        "the role \"{}\" {}, and \"{}\" may not act as it",
+                        shown(name),
+                        uses.words(),
+                        shown(&facts.role)
+                    ),
+                    format!("GRANT {} TO {};", shown(&quote::ident(name)), shown(&quote::ident(&facts.role))),
+                ))
+            }
             Some(_) => {}
         }
     }
     if !facts.superuser {
         refusals.extend(foreign_grants(annex, facts));
     }
-    let unneeded: Vec<&str> = annex.roles.iter().map(|role| role.name.as_str()).filter(|name| !needed.contains_key(*name) && !facts.roles.contains_key(*name)).collect();
+    let unneeded: Vec<&str> = annex
+        .roles
+        .iter()
+        .map(|role| role.name.as_str())
+        .filter(|name| !needed.contains_key(*name) && !facts.roles.contains_key(*name))
+        .collect();
     if !unneeded.is_empty() {
         let names: Vec<String> = unneeded.iter().map(|name| format!("\"{}\"", shown(name))).collect();
         notes.push(format!("roles of the source that no object needs are not on the target: {}", names.join(", ")));
@@ -93,7 +119,8 @@ pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mu
 fn foreign_grants(annex: &Annex, facts: &Facts) -> Option<Refusal> {
     let foreign = |entry: &&walwarden_verifier::annex::Entry| {
         let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item));
-        !super::is_database_level(entry) && items.into_iter().any(|item| item.grantor != entry.owner && item.grantor != facts.role)
+        !super::is_database_level(entry)
+            && items.into_iter().any(|item| item.grantor != entry.owner && item.grantor != facts.role)
     };
     let objects: Vec<String> = annex.entries.iter().filter(foreign).map(super::entry_name).collect();
     let first = objects.first()?;
@@ -103,7 +130,9 @@ fn foreign_grants(annex: &Annex, facts: &Facts) -> Option<Refusal> {
     };
     Some(Refusal::new(
         "grants_by_others",
-        format!("rights on {first}{others} were granted by another role than the owner, which only a superuser can restore"),
+        format!(
+            "rights on {first}{others} were granted by another role than the owner, which only a superuser can restore"
+        ),
         "restore as a superuser",
     ))
 }

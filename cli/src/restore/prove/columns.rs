@@ -65,15 +65,39 @@ mod tests {
     #[test]
     fn lists() {
         assert_eq!(columns("").unwrap(), Vec::<String>::new());
-        assert_eq!(columns("(id, \"Weird \"\"name\", \"order\", _x1)").unwrap(), ["id", "Weird \"name", "order", "_x1"]);
+        assert_eq!(
+            columns("(id, \"Weird \"\"name\", \"order\", _x1)").unwrap(),
+            ["id", "Weird \"name", "order", "_x1"]
+        );
         assert_eq!(qualified("public.\"T able\"").unwrap(), ("public".into(), "T able".into()));
     }
 
     #[test]
     fn anything_else_is_refused() {
         for bad in [
-            "()", "(", "id", "(id", "(id,b)", "(id) FROM t", "(id); DROP TABLE t", "(id) TO PROGRAM 'x'", "(a(b))", "(\"a)", "(\"\")",
-            "(1a)", "(A)", "(a, )", "(a b)", "((a))", "(a), (b)", "(a\n)", "(pg_sleep(1))", "(*)", "(a::text)", " (a)", "(\"a\0\")",
+            "()",
+            "(",
+            "id",
+            "(id",
+            "(id,b)",
+            "(id) FROM t",
+            "(id); DROP TABLE t",
+            "(id) TO PROGRAM 'x'",
+            "(a(b))",
+            "(\"a)",
+            "(\"\")",
+            "(1a)",
+            "(A)",
+            "(a, )",
+            "(a b)",
+            "((a))",
+            "(a), (b)",
+            "(a\n)",
+            "(pg_sleep(1))",
+            "(*)",
+            "(a::text)",
+            " (a)",
+            "(\"a\0\")",
         ] {
             assert_eq!(columns(bad), None, "{bad}");
         }

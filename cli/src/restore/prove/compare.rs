@@ -1,7 +1,7 @@
 //! Reading the restored database in one snapshot, over a few connections.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::VecDeque,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all};
-use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 use walwarden_contract::{quote, token::RestoreMode};
 use walwarden_verifier::{
@@ -21,20 +20,14 @@ use walwarden_verifier::{
 };
 
 use super::{
-    Outcome,
+    Outcome, others,
     units::{self, Catalogue, Unit},
 };
 use crate::{
     failure::Failure,
     output::Output,
-    restore::{
-        database::failed,
-        target::{Target, facts},
-    },
+    restore::{database::failed, target::Target},
 };
-
-const SLICE_BYTES: i32 = 1 << 20;
-const SEQUENCES_AT_ONCE: usize = 100;
 
 /// Settings that decide how values are written; those of the dumping session that are recorded and in this list apply.
 const RECORDED: [&str; 4] = ["TimeZone", "bytea_output", "lc_monetary", "xmlbinary"];
@@ -51,16 +44,25 @@ const FIXED: [(&str, &str); 8] = [
 ];
 
 /// Compares everything in `database` with the annex.
-pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &Annex, money_readable: bool, connections: usize, output: &Output) -> Result<Outcome, Failure> {
+pub async fn prove(
+    target: &Target,
+    database: &str,
+    mode: RestoreMode,
+    annex: &Annex,
+    money_readable: bool,
+    connections: usize,
+    output: &Output,
+) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::default();
-    let key: RowKey = match hex::decode(&annex.header.row_key).ok().and_then(|key| <[u8; ROW_KEY_BYTES]>::try_from(key).ok()) {
-        Some(key) => key,
-        None => {
-            outcome.not_proven.push(("everything".into(), "the annex holds no row key".into()));
-            outcome.not_compared = annex.tables.len() as u64;
-            return Ok(outcome);
-        }
-    };
+    let key: RowKey =
+        match hex::decode(&annex.header.row_key).ok().and_then(|key| <[u8; ROW_KEY_BYTES]>::try_from(key).ok()) {
+            Some(key) => key,
+            None => {
+                outcome.not_proven.push(("everything".into(), "the annex holds no row key".into()));
+                outcome.not_compared = annex.tables.len() as u64;
+                return Ok(outcome);
+            }
+        };
     let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
     let first = open(target, database, annex, money_readable, None).await?;
     let snapshot: String = first.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(broke)?.get(0);
@@ -98,9 +100,9 @@ pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &A
         }
     }
     output.busy("sequences, large objects");
-    extra_tables(&first, mode, annex, &mut outcome).await.map_err(broke)?;
-    sequences(&first, annex, &catalogue, &mut outcome).await.map_err(broke)?;
-    large_objects(&first, mode, annex, &key, &mut outcome).await.map_err(broke)?;
+    others::extra_tables(&first, mode, annex, &mut outcome).await.map_err(broke)?;
+    others::sequences(&first, annex, &catalogue, &mut outcome).await.map_err(broke)?;
+    others::large_objects(&first, mode, annex, &key, &mut outcome).await.map_err(broke)?;
     first.batch_execute("COMMIT").await.map_err(broke)?;
     outcome.recomputed = annex
         .entries
@@ -112,7 +114,13 @@ pub async fn prove(target: &Target, database: &str, mode: RestoreMode, annex: &A
     Ok(outcome)
 }
 
-async fn open(target: &Target, database: &str, annex: &Annex, money_readable: bool, snapshot: Option<&str>) -> Result<Client, Failure> {
+async fn open(
+    target: &Target,
+    database: &str,
+    annex: &Annex,
+    money_readable: bool,
+    snapshot: Option<&str>,
+) -> Result<Client, Failure> {
     let client = target.connect(database, "walwarden proof").await?;
     let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
     for (name, value) in FIXED {
@@ -134,7 +142,12 @@ async fn open(target: &Target, database: &str, annex: &Annex, money_readable: bo
 /// What reading gave: a sum, or why it could not be read.
 type Read = Result<Result<RowSum, String>, tokio_postgres::Error>;
 
-async fn tables(client: Arc<Client>, key: RowKey, queue: Arc<Mutex<VecDeque<Unit>>>, read_bytes: Arc<AtomicU64>) -> Vec<(Unit, Read)> {
+async fn tables(
+    client: Arc<Client>,
+    key: RowKey,
+    queue: Arc<Mutex<VecDeque<Unit>>>,
+    read_bytes: Arc<AtomicU64>,
+) -> Vec<(Unit, Read)> {
     let mut done = Vec::new();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -186,125 +199,16 @@ fn judge(unit: &Unit, read: Result<RowSum, String>, outcome: &mut Outcome) {
             outcome.tables += unit.tables;
             outcome.rows += sum.rows;
             if sum.rows != unit.rows {
-                outcome.different.push((unit.name.clone(), format!("{} rows instead of {}", crate::format::count(sum.rows), crate::format::count(unit.rows))));
+                outcome.different.push((
+                    unit.name.clone(),
+                    format!("{} rows instead of {}", crate::format::count(sum.rows), crate::format::count(unit.rows)),
+                ));
             } else if sum.digest() != unit.digest {
-                outcome.different.push((unit.name.clone(), format!("{} rows as expected, but not the same ones (row digest)", crate::format::count(sum.rows))));
+                outcome.different.push((
+                    unit.name.clone(),
+                    format!("{} rows as expected, but not the same ones (row digest)", crate::format::count(sum.rows)),
+                ));
             }
         }
     }
-}
-
-/// A new database has no other tables than the backup's.
-async fn extra_tables(client: &Client, mode: RestoreMode, annex: &Annex, outcome: &mut Outcome) -> Result<(), tokio_postgres::Error> {
-    if mode == RestoreMode::InPlace {
-        return Ok(());
-    }
-    let known: BTreeSet<(&str, &str)> = annex
-        .entries
-        .iter()
-        .filter(|entry| ["TABLE", "FOREIGN TABLE"].contains(&entry.kind.as_str()))
-        .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
-        .collect();
-    for table in facts::existing_tables(client).await? {
-        if !known.contains(&(table.schema.as_str(), table.name.as_str())) {
-            outcome.different.push((shown(&format!("{}.{}", table.schema, table.name)), "is not in the backup".into()));
-        }
-    }
-    Ok(())
-}
-
-async fn sequences(client: &Client, annex: &Annex, catalogue: &Catalogue, outcome: &mut Outcome) -> Result<(), tokio_postgres::Error> {
-    let label = |schema: &str, name: &str| format!("sequence {}", shown(&format!("{schema}.{name}")));
-    let (there, missing): (Vec<_>, Vec<_>) = annex.sequences.iter().partition(|sequence| {
-        catalogue.relations.get(&(sequence.schema.clone(), sequence.name.clone())).is_some_and(|relation| relation.kind == "S")
-    });
-    outcome.different.extend(missing.iter().map(|sequence| (label(&sequence.schema, &sequence.name), "is missing".into())));
-    for batch in there.chunks(SEQUENCES_AT_ONCE) {
-        let select = |at: usize| {
-            let sequence = batch[at];
-            format!("SELECT {at}::int4, last_value::text, is_called FROM {}", quote::qualified(&sequence.schema, &sequence.name))
-        };
-        let all: Vec<String> = (0..batch.len()).map(select).collect();
-        client.batch_execute("SAVEPOINT sequences").await?;
-        let mut rows = client.query(&all.join(" UNION ALL "), &[]).await;
-        let mut unreadable = Vec::new();
-        if rows.as_ref().is_err_and(|error| error.as_db_error().is_some()) {
-            // One of them may not be read: each by itself tells which.
-            client.batch_execute("ROLLBACK TO SAVEPOINT sequences").await?;
-            let mut each = Vec::new();
-            for (at, query) in all.iter().enumerate() {
-                match client.query_one(query, &[]).await {
-                    Ok(row) => each.push(row),
-                    Err(error) => {
-                        let Some(db) = error.as_db_error() else { return Err(error) };
-                        unreadable.push((at, shown(db.message())));
-                        client.batch_execute("ROLLBACK TO SAVEPOINT sequences").await?;
-                    }
-                }
-            }
-            rows = Ok(each);
-        }
-        for (at, why) in unreadable {
-            outcome.not_proven.push((label(&batch[at].schema, &batch[at].name), why));
-            outcome.not_compared += 1;
-        }
-        for row in rows? {
-            let sequence = batch[row.get::<_, i32>(0) as usize];
-            let (last_value, is_called): (String, bool) = (row.get(1), row.get(2));
-            outcome.sequences += 1;
-            if last_value != sequence.last_value || is_called != sequence.is_called {
-                let position = |value: &str, called: bool| format!("{}{}", shown(value), if called { "" } else { " (not yet used)" });
-                outcome.different.push((label(&sequence.schema, &sequence.name), format!("is at {} instead of {}", position(&last_value, is_called), position(&sequence.last_value, sequence.is_called))));
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn large_objects(client: &Client, mode: RestoreMode, annex: &Annex, key: &RowKey, outcome: &mut Outcome) -> Result<(), tokio_postgres::Error> {
-    let mut there: BTreeMap<u32, ()> = client.query("SELECT oid FROM pg_largeobject_metadata", &[]).await?.iter().map(|row| (row.get(0), ())).collect();
-    for object in &annex.large_objects {
-        let label = format!("large object {}", object.oid);
-        if there.remove(&object.oid).is_none() {
-            outcome.different.push((label, "is missing".into()));
-            continue;
-        }
-        client.batch_execute("SAVEPOINT object").await?;
-        let mut hash = Sha256::new_with_prefix(key);
-        let mut size: u64 = 0;
-        let unreadable = loop {
-            let from = i64::try_from(size).unwrap_or(i64::MAX);
-            match client.query_one("SELECT lo_get($1, $2, $3)", &[&object.oid, &from, &SLICE_BYTES]).await {
-                Ok(row) => {
-                    let slice: &[u8] = row.get(0);
-                    hash.update(slice);
-                    size += slice.len() as u64;
-                    if slice.len() < SLICE_BYTES as usize {
-                        break None;
-                    }
-                }
-                Err(error) => {
-                    let Some(db) = error.as_db_error() else { return Err(error) };
-                    let why = shown(db.message());
-                    client.batch_execute("ROLLBACK TO SAVEPOINT object").await?;
-                    break Some(why);
-                }
-            }
-        };
-        if let Some(why) = unreadable {
-            outcome.not_proven.push((label, why));
-            outcome.not_compared += 1;
-            continue;
-        }
-        outcome.large_objects += 1;
-        if size != object.size {
-            outcome.different.push((label, format!("has {size} bytes instead of {}", object.size)));
-        } else if hex::encode(hash.finalize()) != object.digest {
-            outcome.different.push((label, "has other content".into()));
-        }
-    }
-    if mode == RestoreMode::NewDatabase {
-        outcome.different.extend(there.into_keys().map(|oid| (format!("large object {oid}"), "is not in the backup".into())));
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod columns;
 mod compare;
+mod others;
 mod units;
 
 use serde::Serialize;
@@ -59,22 +60,26 @@ impl Outcome {
 
     /// For people.
     pub fn lines(&self) -> Vec<String> {
-        let counts = format!(
-            "{}, {}, {}, {}",
-            format::counted(self.tables, "table"),
-            format::counted(self.rows, "row"),
-            format::counted(self.sequences, "sequence"),
-            format::counted(self.large_objects, "large object"),
-        );
+        let counts = format::contents(self.tables, self.rows, self.sequences, self.large_objects);
         let head = match self.verdict() {
             "identical" => format!("identical: {counts}"),
-            "different" => format!("different: {} of what was compared ({counts})", format::count(self.different.len() as u64)),
-            _ => format!("not proven: {} could not be compared; what could be is the same ({counts})", format::count(self.not_compared)),
+            "different" => {
+                format!("different: {} of what was compared ({counts})", format::count(self.different.len() as u64))
+            }
+            _ => format!(
+                "not proven: {} could not be compared; what could be is the same ({counts})",
+                format::count(self.not_compared)
+            ),
         };
         let mut lines = vec![head];
-        lines.extend(self.different.iter().map(|(name, how)| format!("  differs     {name}: {how}")));
-        lines.extend(self.not_proven.iter().map(|(name, why)| format!("  not proven  {name}: {why}")));
-        lines.extend(self.recomputed.iter().map(|name| format!("  recomputed  {name}: a materialized view, not compared")));
+        lines.extend(self.different.iter().map(|(name, how)| format!("differs   {name}: {how}")));
+        lines.extend(self.not_proven.iter().map(|(name, why)| format!("unproven  {name}: {why}")));
+        if !self.recomputed.is_empty() {
+            lines.push(format!(
+                "anew      materialized views, computed and not compared: {}",
+                self.recomputed.join(", ")
+            ));
+        }
         lines
     }
 }

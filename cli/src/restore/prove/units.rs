@@ -58,7 +58,10 @@ impl Catalogue {
                            JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
                           WHERE a.attnum > 0 AND 'money'::regtype IN (t.oid, t.typelem, t.typbasetype)";
             for row in client.query(money, &[]).await? {
-                catalogue.unreadable.insert((row.get(0), row.get(1)), "it has values of type money, and the source's lc_monetary is not known here".into());
+                catalogue.unreadable.insert(
+                    (row.get(0), row.get(1)),
+                    "it has values of type money, and the source's lc_monetary is not known here".into(),
+                );
             }
         }
         let tree = "SELECT n.nspname::text, c.relname::text FROM pg_partition_tree($1::text::regclass) t
@@ -120,12 +123,17 @@ pub fn divide(annex: &Annex, catalogue: &Catalogue) -> Units {
     let options = match copy_options(annex) {
         Some(options) => options,
         None => {
-            units.not_proven.push(("all tables".into(), "the annex names an encoding that is none".into(), annex.tables.len() as u64));
+            units.not_proven.push((
+                "all tables".into(),
+                "the annex names an encoding that is none".into(),
+                annex.tables.len() as u64,
+            ));
             return units;
         }
     };
     let mut groups = through_root(&annex.tables);
-    let config: BTreeSet<(&str, &str)> = annex.extensions.iter().flat_map(|e| &e.config_tables).map(|t| (t.schema.as_str(), t.name.as_str())).collect();
+    let config: BTreeSet<(&str, &str)> =
+        annex.extensions.iter().flat_map(|e| &e.config_tables).map(|t| (t.schema.as_str(), t.name.as_str())).collect();
     for table in &annex.tables {
         let name = (table.schema.clone(), table.name.clone());
         match columns::qualified(&table.load_target) {
@@ -137,7 +145,14 @@ pub fn divide(annex: &Annex, catalogue: &Catalogue) -> Units {
                 if let Some((root, _)) = root {
                     groups.entry(root.clone()).or_default().push(table);
                 } else {
-                    single(table, &name, catalogue, config.contains(&(table.schema.as_str(), table.name.as_str())), &options, &mut units);
+                    single(
+                        table,
+                        &name,
+                        catalogue,
+                        config.contains(&(table.schema.as_str(), table.name.as_str())),
+                        &options,
+                        &mut units,
+                    );
                 }
             }
         }
@@ -165,14 +180,25 @@ fn single(table: &Table, name: &Name, catalogue: &Catalogue, is_config: bool, op
     let from = match (is_config, &relation.config_condition) {
         (true, Some(condition)) => format!("(SELECT {} FROM {source} {condition})", columns::list(&columns)),
         (true, None) => {
-            units.not_proven.push((label(name), "the target's version of its extension does not say which rows are the user's".into(), 1));
+            units.not_proven.push((
+                label(name),
+                "the target's version of its extension does not say which rows are the user's".into(),
+                1,
+            ));
             return;
         }
         (false, _) if relation.kind != "r" => format!("(SELECT {} FROM {source})", columns::list(&columns)),
         (false, _) if columns.is_empty() => source,
         (false, _) => format!("{source} ({})", columns::list(&columns)),
     };
-    units.due.push(Unit { name: label(name), copy: format!("COPY {from} TO STDOUT{options}"), tables: 1, rows: table.rows, digest, bytes: table.bytes });
+    units.due.push(Unit {
+        name: label(name),
+        copy: format!("COPY {from} TO STDOUT{options}"),
+        tables: 1,
+        rows: table.rows,
+        digest,
+        bytes: table.bytes,
+    });
 }
 
 fn group(root: &Name, tables: &[&Table], catalogue: &Catalogue, options: &str, units: &mut Units) {

@@ -2,6 +2,7 @@
 //! environment of the children we start.
 
 pub mod facts;
+pub mod inside;
 pub mod prompt;
 mod tls;
 
@@ -42,7 +43,8 @@ impl Target {
     pub fn new(dsn: Dsn, mode: RestoreMode, environment: &Environment) -> Result<Self, Failure> {
         let user = dsn.user.clone().or_else(|| environment.pg_user.clone()).or_else(|| environment.os_user.clone());
         let user = user.ok_or_else(|| {
-            Failure::user("target_user_missing", "the target connection string names no user").hint("add it: postgresql://user@host:5432/dbname")
+            Failure::user("target_user_missing", "the target connection string names no user")
+                .hint("add it: postgresql://user@host:5432/dbname")
         })?;
         let database = match (&dsn.dbname, mode) {
             (Some(name), _) => name.clone(),
@@ -82,7 +84,8 @@ impl Target {
                 Ok(client) => return Ok(client),
                 Err(failure) if failure.code == "target_unreachable" => last = failure,
                 Err(failure) if failure.code == "target_password_missing" && may_ask => {
-                    self.password = Some(prompt::hidden(&format!("password of {} on the target: ", shown(&self.user)))?);
+                    self.password =
+                        Some(prompt::hidden(&format!("password of {} on the target: ", shown(&self.user)))?);
                     return self.connect(&self.database, application).await;
                 }
                 Err(failure) => return Err(failure),
@@ -175,10 +178,16 @@ impl Target {
             let said = shown(db.message());
             return match db.code() {
                 &SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-                    Failure::user("target_auth_failed", format!("the target refuses the login: {said}")).hint("correct user or password; PGPASSWORD is used where the target has none")
+                    Failure::user("target_auth_failed", format!("the target refuses the login: {said}"))
+                        .hint("correct user or password; PGPASSWORD is used where the target has none")
                 }
-                &SqlState::INVALID_CATALOG_NAME => Failure::user("target_database_unknown", format!("the target refuses the connection: {said}"))
-                    .hint("name an existing database in the target; for new_database a maintenance database such as postgres"),
+                &SqlState::INVALID_CATALOG_NAME => Failure::user(
+                    "target_database_unknown",
+                    format!("the target refuses the connection: {said}"),
+                )
+                .hint(
+                    "name an existing database in the target; for new_database a maintenance database such as postgres",
+                ),
                 _ => self.unreachable(&said),
             };
         }
@@ -189,11 +198,15 @@ impl Target {
             source = inner.source();
         }
         if reason.contains("password missing") {
-            return Failure::user("target_password_missing", "the target asks for a password and none is given").hint("set PGPASSWORD");
+            return Failure::user("target_password_missing", "the target asks for a password and none is given")
+                .hint("set PGPASSWORD");
         }
         if reason.contains("TLS") || reason.contains("certificate") {
-            return Failure::user("target_tls_failed", format!("no encrypted connection to the target: {}", shown(&reason)))
-                .hint("add sslmode=… to the target as the server needs it; sslrootcert=FILE names the authority to trust");
+            return Failure::user(
+                "target_tls_failed",
+                format!("no encrypted connection to the target: {}", shown(&reason)),
+            )
+            .hint("add sslmode=… to the target as the server needs it; sslrootcert=FILE names the authority to trust");
         }
         self.unreachable(&shown(&reason))
     }

@@ -12,9 +12,11 @@ use rustls::{
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use walwarden_contract::dsn::SslMode;
 
@@ -34,9 +36,14 @@ impl Roots {
         let certificates = match sslrootcert {
             Some(file) if file != "system" => {
                 let refuse = |why: String| {
-                    Failure::user("sslrootcert_invalid", format!("sslrootcert: {} {why}", walwarden_verifier::ids::shown(file))).hint("name a PEM file with certificates, or `system`")
+                    Failure::user(
+                        "sslrootcert_invalid",
+                        format!("sslrootcert: {} {why}", walwarden_verifier::ids::shown(file)),
+                    )
+                    .hint("name a PEM file with certificates, or `system`")
                 };
-                let read = CertificateDer::pem_file_iter(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+                let read =
+                    CertificateDer::pem_file_iter(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
                 let certificates: Result<Vec<_>, _> = read.collect();
                 certificates.map_err(|error| refuse(format!("is not PEM: {error}")))?
             }
@@ -44,7 +51,11 @@ impl Roots {
             _ => {
                 let native = rustls_native_certs::load_native_certs().certs;
                 if native.is_empty() {
-                    return Err(Failure::user("no_system_roots", "this system has no certificate authorities to trust").hint("install ca-certificates, or name a file with sslrootcert"));
+                    return Err(Failure::user(
+                        "no_system_roots",
+                        "this system has no certificate authorities to trust",
+                    )
+                    .hint("install ca-certificates, or name a file with sslrootcert"));
                 }
                 native
             }
@@ -80,32 +91,51 @@ pub fn client_config(mode: SslMode, roots: &Roots) -> Result<ClientConfig, Failu
     // libpq checks the chain under `require` too once an authority is named.
     let check_chain = mode >= SslMode::VerifyCa || (mode == SslMode::Require && roots.named);
     if !check_chain {
-        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider))).with_no_client_auth());
+        return Ok(builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+            .with_no_client_auth());
     }
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(roots.certificates.iter().cloned());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
         .build()
         .map_err(|error| failed(error.to_string()))?;
-    if mode == SslMode::VerifyFull {
-        return Ok(builder.with_webpki_verifier(verifier).with_no_client_auth());
-    }
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly(verifier))).with_no_client_auth())
+    let checked =
+        Checked { chain: verifier, roots: roots.certificates.clone(), check_name: mode == SslMode::VerifyFull };
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(checked)).with_no_client_auth())
 }
 
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, Error> {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
@@ -114,29 +144,66 @@ impl ServerCertVerifier for Unchecked {
     }
 }
 
+/// The chain always, the name if asked for.
 #[derive(Debug)]
-struct ChainOnly(Arc<WebPkiServerVerifier>);
+struct Checked {
+    chain: Arc<WebPkiServerVerifier>,
+    roots: Arc<Vec<CertificateDer<'static>>>,
+    check_name: bool,
+}
 
-impl ServerCertVerifier for ChainOnly {
-    fn verify_server_cert(&self, cert: &CertificateDer<'_>, chain: &[CertificateDer<'_>], name: &ServerName<'_>, ocsp: &[u8], now: UnixTime) -> Result<ServerCertVerified, Error> {
-        match self.0.verify_server_cert(cert, chain, name, ocsp, now) {
+impl Checked {
+    /// Many a Postgres server has one self-signed certificate that is also the authority to trust. OpenSSL takes that;
+    /// webpki finds everything else right and then wants no authority to be a server.
+    fn is_own_authority(&self, cert: &CertificateDer<'_>, error: &Error) -> bool {
+        let Error::InvalidCertificate(CertificateError::Other(reason)) = error else { return false };
+        format!("{reason:?}").contains("CaUsedAsEndEntity") && self.roots.iter().any(|root| root == cert)
+    }
+}
+
+impl ServerCertVerifier for Checked {
+    fn verify_server_cert(
+        &self,
+        cert: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.chain.verify_server_cert(cert, chain, name, ocsp, now) {
             // The chain is checked before the name.
-            Err(Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.check_name => Ok(ServerCertVerified::assertion()),
+            Err(error) if self.is_own_authority(cert, &error) => {
+                if self.check_name {
+                    verify_server_name(&ParsedCertificate::try_from(cert)?, name)?;
+                }
                 Ok(ServerCertVerified::assertion())
             }
             other => other,
         }
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.chain.supported_verify_schemes()
     }
 }

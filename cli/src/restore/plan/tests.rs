@@ -1,0 +1,239 @@
+use walwarden_verifier::annex::{Counts, Database, Extension, Header, RoleSetting, Setting};
+
+use super::*;
+use crate::restore::target::{
+    facts::OfferedExtension,
+    inside::{DefaultPrivilege, Dependent, ExistingTable, IndexName, Resident},
+};
+
+fn entry(dump_id: i64, kind: &str, name: &str) -> Entry {
+    let schema = if ["SCHEMA", "EXTENSION", "DATABASE", "EVENT TRIGGER"].contains(&kind) { "" } else { "app" };
+    Entry {
+        dump_id,
+        kind: kind.into(),
+        schema: schema.into(),
+        name: name.into(),
+        owner: "app_owner".into(),
+        ..Entry::default()
+    }
+}
+
+fn annex(entries: Vec<Entry>) -> Annex {
+    Annex {
+        header: Header {
+            v: String::new(),
+            backup_id: String::new(),
+            attempt: 1,
+            server_version: "16.4".into(),
+            server_version_num: 160_004,
+            pg_dump_version: "16.4".into(),
+            archive_version: "1.15".into(),
+            compression: "gzip:6".into(),
+            snapshot_at: "2026-11-24T07:59:50.001Z".into(),
+            row_key: String::new(),
+            counts: Counts { tables: 1, rows: 1234, ..Counts::default() },
+        },
+        settings: vec![],
+        database: Database {
+            name: "shop".into(),
+            encoding: "UTF8".into(),
+            owner: "app_owner".into(),
+            connection_limit: -1,
+            ..Database::default()
+        },
+        roles: vec![],
+        extensions: vec![],
+        entries,
+        tables: vec![],
+        sequences: vec![],
+        large_objects: vec![],
+        omissions: vec![],
+    }
+}
+
+fn facts(superuser: bool) -> Facts {
+    Facts {
+        version: "16.4".into(),
+        version_num: 160_004,
+        role: "me".into(),
+        superuser,
+        create_db: true,
+        may_subscribe: superuser,
+        encoding: "UTF8".into(),
+        roles: [("me", true), ("app_owner", true), ("pg_read_all_data", false), ("reader", false)]
+            .map(|(n, s)| (n.to_owned(), s))
+            .into(),
+        databases: vec!["postgres".into(), "ww_rst_01jd7z9k3m5n7p9r1t3v5x7z9b".into()],
+        lc_monetary_known: true,
+        ..Facts::default()
+    }
+}
+
+fn plan(annex: &Annex, facts: &Facts, mode: RestoreMode) -> Plan {
+    let restore_id = "rst_01jd7z9k3m5n7p9r1t3v5x7z9a".parse().unwrap();
+    let wishes = Wishes {
+        mode,
+        created_database: None,
+        target_database: "live",
+        restore_id: &restore_id,
+        refuse_superuser: false,
+        parallel_in_place: false,
+    };
+    Plan::make(annex, facts, &wishes)
+}
+
+fn shown_plan(plan: &Plan, annex: &Annex) -> String {
+    plan.lines(annex).iter().map(|(label, text)| format!("{label:<10}{text}\n")).collect()
+}
+
+#[test]
+fn an_exact_plan_for_a_new_database() {
+    let annex = annex(vec![
+        entry(1, "DATABASE", "shop"),
+        entry(2, "SCHEMA", "app"),
+        entry(3, "TABLE", "t"),
+        entry(4, "TABLE DATA", "t"),
+        Entry { name: "DATABASE shop".into(), schema: String::new(), ..entry(5, "COMMENT", "") },
+    ]);
+    let plan = plan(&annex, &facts(false), RestoreMode::NewDatabase);
+    assert_eq!((plan.outcome, plan.counts.restored, plan.counts.left_out), ("exact", 5, 0));
+    assert_eq!(plan.use_list(), "2\n3\n4\n");
+    insta::assert_snapshot!(shown_plan(&plan, &annex));
+}
+
+#[test]
+fn everything_that_stands_in_the_way_of_a_new_database_is_named() {
+    let mut annex = annex(vec![
+        Entry {
+            owner: "ghost\u{202e}".into(),
+            acl: Some(vec!["=r/app_owner".into(), "reporter=r/app_owner".into(), "reader=r/somebody".into()]),
+            ..entry(3, "TABLE", "t")
+        },
+        Entry { policy_roles: vec!["public".into(), "tenant".into()], ..entry(4, "POLICY", "t p") },
+        Entry { owner: "reader".into(), ..entry(5, "VIEW", "v") },
+        Entry { owner: "pg_maintain".into(), ..entry(6, "SCHEMA", "s") },
+        entry(7, "EVENT TRIGGER", "watcher"),
+        entry(8, "SUBSCRIPTION", "sub"),
+        entry(9, "EXTENSION", "vector"),
+        entry(10, "EXTENSION", "hstore"),
+    ]);
+    annex.extensions =
+        vec![Extension { name: "hstore".into(), version: "1.7".into(), schema: "app".into(), config_tables: vec![] }];
+    annex.database.settings = vec![Setting { name: "session_preload_libraries".into(), value: "x".into() }];
+    annex.database.role_settings =
+        vec![RoleSetting { role: "reader".into(), name: "work_mem".into(), value: "1MB".into() }];
+    let mut facts = facts(false);
+    facts.create_db = false;
+    facts.read_only = true;
+    facts.databases.push("shop".into());
+    facts.databases.push("shop_restore".into());
+    facts.locale_problem = Some("could not create locale".into());
+    facts.setting_problems =
+        vec![("log_statement".into(), "permission denied".into()), ("session_preload_libraries".into(), "no".into())];
+    facts.extensions.insert("hstore".into(), OfferedExtension { default_version: "1.8".into(), superuser_only: true });
+    let plan = plan(&annex, &facts, RestoreMode::NewDatabase);
+    assert_eq!(plan.outcome, "refused");
+    insta::assert_snapshot!(shown_plan(&plan, &annex));
+}
+
+#[test]
+fn in_place_says_what_goes_what_stays_and_what_would_not_go() {
+    let annex = annex(vec![
+        entry(1, "DATABASE", "shop"),
+        entry(2, "SCHEMA", "app"),
+        entry(3, "TABLE", "t"),
+        entry(4, "VIEW", "v"),
+        entry(5, "FUNCTION", "f(integer)"),
+    ]);
+    let mut facts = facts(false);
+    let table = |schema: &str, name: &str, ours| ExistingTable { schema: schema.into(), name: name.into(), ours };
+    facts.inside.tables = vec![table("app", "t", false), table("app", "new", true), table("public", "other", true)];
+    let dependent = |kind: &str, name: &str| Dependent {
+        kind: kind.into(),
+        schema: "app".into(),
+        name: name.into(),
+        on: ("app".into(), "t".into()),
+    };
+    facts.inside.dependents =
+        vec![dependent("view", "v"), dependent("view", "since"), dependent("foreign key", "new new_t_fkey")];
+    let resident = |kind: &str, name: &str| Resident { kind: kind.into(), schema: "app".into(), name: name.into() };
+    facts.inside.residents =
+        vec![resident("function", "f(a integer)"), resident("function", "g(a integer)"), resident("view", "v")];
+    facts.other_sessions = 2;
+    let plan = plan(&annex, &facts, RestoreMode::InPlace);
+    assert_eq!((plan.counts.restored, plan.counts.left_out), (4, 1));
+    insta::assert_snapshot!(shown_plan(&plan, &annex));
+}
+
+#[test]
+fn a_partitions_index_comes_before_its_parents() {
+    let annex = annex(vec![
+        entry(1, "TABLE", "t"),
+        entry(2, "CONSTRAINT", "p p_pkey"),
+        entry(3, "CONSTRAINT", "p_1 p_1_pkey"),
+        entry(4, "CONSTRAINT", "p_1_1 p_1_1_pkey"),
+        entry(5, "INDEX ATTACH", "p_1_pkey"),
+    ]);
+    let name = |name: &str| IndexName { kind: "CONSTRAINT".into(), schema: "app".into(), name: name.into() };
+    let mut facts = facts(true);
+    facts.inside.attached = vec![
+        (name("p_1 p_1_pkey"), name("p p_pkey")),
+        (name("p_1_1 p_1_1_pkey"), name("p_1 p_1_pkey")),
+        (name("gone gone_pkey"), name("p p_pkey")),
+    ];
+    assert_eq!(plan(&annex, &facts, RestoreMode::InPlace).use_list(), "1\n4\n3\n2\n5\n");
+    assert_eq!(plan(&annex, &facts, RestoreMode::NewDatabase).use_list(), "1\n2\n3\n4\n5\n");
+}
+
+#[test]
+fn superusers_are_warned_or_refused() {
+    let annex = annex(vec![entry(7, "EVENT TRIGGER", "watcher")]);
+    let restore_id = "rst_01jd7z9k3m5n7p9r1t3v5x7z9a".parse().unwrap();
+    let mut wishes = Wishes {
+        mode: RestoreMode::NewDatabase,
+        created_database: Some("x"),
+        target_database: "postgres",
+        restore_id: &restore_id,
+        refuse_superuser: false,
+        parallel_in_place: false,
+    };
+    let plan = Plan::make(&annex, &facts(true), &wishes);
+    assert!(plan.outcome == "exact" && plan.notes.iter().any(|note| note.contains("superuser")));
+    wishes.refuse_superuser = true;
+    assert_eq!(Plan::make(&annex, &facts(true), &wishes).refusals[0].code, "superuser_target");
+}
+
+#[test]
+fn default_privileges_that_would_widen_access_are_refused() {
+    let acl = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
+    let annex = annex(vec![
+        entry(1, "TABLE", "closed"),
+        Entry { acl: acl(&["app_owner=arwdDxt/app_owner", "anon=r/app_owner"]), ..entry(2, "TABLE", "half") },
+        Entry { acl: acl(&["app_owner=arwdDxt/app_owner", "anon=rw/app_owner"]), ..entry(3, "TABLE", "open") },
+        Entry { schema: "other".into(), ..entry(4, "TABLE", "elsewhere") },
+        entry(5, "FUNCTION", "f()"),
+    ]);
+    let mut facts = facts(true);
+    let default = |schema: &str, objects: &str, items: &[&str]| DefaultPrivilege {
+        schema: schema.into(),
+        objects: objects.into(),
+        acl: items.iter().map(|i| (*i).to_owned()).collect(),
+    };
+    facts.roles.insert("anon".into(), true);
+    facts.inside.default_privileges = vec![
+        default("app", "r", &["anon=rw/me", "me=arwdDxt/me"]),
+        default("", "f", &["=X/me", "me=X/me"]),
+        default("nowhere", "r", &["anon=r/me"]),
+    ];
+    let refusals = plan(&annex, &facts, RestoreMode::InPlace).refusals;
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    assert_eq!(
+        refusals[0].reason,
+        "default privileges of the target would give \"anon\" rights on table app.closed and 1 more that the source does not give"
+    );
+    assert_eq!(
+        refusals[0].remedy,
+        "ALTER DEFAULT PRIVILEGES FOR ROLE \"me\" IN SCHEMA \"app\" REVOKE ALL ON TABLES FROM \"anon\";"
+    );
+    assert!(plan(&annex, &facts, RestoreMode::NewDatabase).refusals.is_empty());
+}

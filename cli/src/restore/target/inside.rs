@@ -1,0 +1,185 @@
+//! What the target database holds that a restore in place must know of.
+
+use tokio_postgres::Client;
+
+/// A table the target database has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExistingTable {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// Whether the restoring role has its owner's rights.
+    pub ours: bool,
+}
+
+/// A view or foreign key of the target database that keeps a table from being dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependent {
+    /// `view`, `materialized view` or `foreign key`.
+    pub kind: String,
+    /// Its schema; a foreign key's is its table's.
+    pub schema: String,
+    /// Its name; a foreign key's is `table constraint`.
+    pub name: String,
+    /// The table it depends on.
+    pub on: (String, String),
+}
+
+/// Something in a schema of the target database that is no part of another object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resident {
+    /// What it is, as in DROP.
+    pub kind: String,
+    /// Schema.
+    pub schema: String,
+    /// Name; a function's with its arguments.
+    pub name: String,
+}
+
+/// Rights that whatever the restoring role makes in the target database has from the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultPrivilege {
+    /// Schema; empty for all.
+    pub schema: String,
+    /// `pg_default_acl.defaclobjtype`
+    pub objects: String,
+    /// ACL items.
+    pub acl: Vec<String>,
+}
+
+/// An index or its constraint, as the archive names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IndexName {
+    /// `CONSTRAINT` or `INDEX`.
+    pub kind: String,
+    /// Schema.
+    pub schema: String,
+    /// The index, or `table constraint`.
+    pub name: String,
+}
+
+/// What is in a database.
+#[derive(Debug, Clone, Default)]
+pub struct Inside {
+    /// User tables.
+    pub tables: Vec<ExistingTable>,
+    /// What depends on them.
+    pub dependents: Vec<Dependent>,
+    /// Default privileges of the restoring role there.
+    pub default_privileges: Vec<DefaultPrivilege>,
+    /// What is in its schemas beside tables.
+    pub residents: Vec<Resident>,
+    /// Indexes of partitions under the index of the partitioned table that holds them.
+    pub attached: Vec<(IndexName, IndexName)>,
+}
+
+impl Inside {
+    /// Asks the connected database.
+    pub async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let defaults = "SELECT coalesce(n.nspname::text, ''), d.defaclobjtype::text, d.defaclacl::text[] FROM pg_default_acl d
+                          LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE d.defaclrole = current_user::regrole";
+        let default =
+            |row: &tokio_postgres::Row| DefaultPrivilege { schema: row.get(0), objects: row.get(1), acl: row.get(2) };
+        Ok(Self {
+            tables: existing_tables(client).await?,
+            dependents: dependents(client).await?,
+            default_privileges: client.query(defaults, &[]).await?.iter().map(default).collect(),
+            residents: residents(client).await?,
+            attached: attached(client).await?,
+        })
+    }
+}
+
+/// Tables a user made in the connected database: not the system's, not an extension's.
+pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT n.nspname::text, c.relname::text, pg_has_role(current_user, c.relowner, 'USAGE')
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+                AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                                 AND d.deptype = 'e')
+              ORDER BY 1, 2",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| ExistingTable { schema: row.get(0), name: row.get(1), ours: row.get(2) }).collect())
+}
+
+async fn dependents(client: &Client) -> Result<Vec<Dependent>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, vn.nspname::text,
+                    v.relname::text, tn.nspname::text, t.relname::text
+               FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+               JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace vn ON vn.oid = v.relnamespace
+               JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
+               JOIN pg_namespace tn ON tn.oid = t.relnamespace
+              WHERE v.oid <> t.oid AND v.relkind IN ('v', 'm') AND t.relkind IN ('r', 'p', 'f', 'v', 'm')
+                AND tn.nspname <> 'information_schema' AND tn.nspname !~ '^pg_'
+             UNION ALL
+             SELECT 'foreign key', fn.nspname::text, f.relname || ' ' || c.conname, tn.nspname::text, t.relname::text
+               FROM pg_constraint c JOIN pg_class f ON f.oid = c.conrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
+               JOIN pg_class t ON t.oid = c.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+              WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid <> c.confrelid
+              ORDER BY 1, 2, 3, 4, 5",
+            &[],
+        )
+        .await?;
+    let dependent = |row: &tokio_postgres::Row| Dependent {
+        kind: row.get(0),
+        schema: row.get(1),
+        name: row.get(2),
+        on: (row.get(3), row.get(4)),
+    };
+    Ok(rows.iter().map(dependent).collect())
+}
+
+async fn attached(client: &Client) -> Result<Vec<(IndexName, IndexName)>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "WITH named AS (
+                 SELECT i.oid, n.nspname::text AS schema, CASE WHEN c.oid IS NULL THEN 'INDEX' ELSE 'CONSTRAINT' END AS kind,
+                        CASE WHEN c.oid IS NULL THEN i.relname ELSE t.relname || ' ' || c.conname END AS name
+                   FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+                   JOIN pg_namespace n ON n.oid = i.relnamespace
+                   LEFT JOIN pg_constraint c ON c.conindid = i.oid AND c.conrelid = t.oid AND c.contype IN ('p', 'u', 'x')
+                  WHERE i.relkind IN ('i', 'I'))
+             SELECT child.kind, child.schema, child.name, parent.kind, parent.schema, parent.name
+               FROM pg_inherits h JOIN named child ON child.oid = h.inhrelid JOIN named parent ON parent.oid = h.inhparent",
+            &[],
+        )
+        .await?;
+    let name = |row: &tokio_postgres::Row, at: usize| IndexName {
+        kind: row.get(at),
+        schema: row.get(at + 1),
+        name: row.get(at + 2),
+    };
+    Ok(rows.iter().map(|row| (name(row, 0), name(row, 3))).collect())
+}
+
+async fn residents(client: &Client) -> Result<Vec<Resident>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "WITH objects AS (
+                 SELECT 'pg_class'::regclass AS class, c.oid, relnamespace AS namespace, relname::text AS name,
+                        CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'sequence' END AS kind
+                   FROM pg_class c WHERE relkind IN ('v', 'm', 'S')
+                 UNION ALL
+                 SELECT 'pg_proc'::regclass, oid, pronamespace, proname || '(' || pg_get_function_identity_arguments(oid) || ')',
+                        CASE prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END FROM pg_proc
+                 UNION ALL
+                 SELECT 'pg_type'::regclass, t.oid, typnamespace, typname::text, CASE typtype WHEN 'd' THEN 'domain' ELSE 'type' END
+                   FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+                  WHERE typtype IN ('e', 'd', 'r') OR (typtype = 'c' AND c.relkind = 'c'))
+             SELECT o.kind, n.nspname::text, o.name FROM objects o JOIN pg_namespace n ON n.oid = o.namespace
+              WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('a', 'i', 'e'))
+              ORDER BY 1, 2, 3",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| Resident { kind: row.get(0), schema: row.get(1), name: row.get(2) }).collect())
+}
