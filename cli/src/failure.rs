@@ -17,12 +17,21 @@ pub struct Failure {
     pub exit: ExitCode,
     /// Class to report, for a restore that was claimed.
     pub class: Option<FailureClass>,
+    /// Message and hint for people who have just read the details in lines of their own.
+    pub told: Option<Box<(String, String)>>,
 }
 
 impl Failure {
     /// The user's to fix.
     pub fn user(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), hint: None, exit: ExitCode::UserError, class: None }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            hint: None,
+            exit: ExitCode::UserError,
+            class: None,
+            told: None,
+        }
     }
 
     /// Of a class, with the class' remedy as hint.
@@ -33,6 +42,7 @@ impl Failure {
             hint: Some(class.remedy().into()),
             exit: if class.is_retryable() { ExitCode::Retryable } else { ExitCode::Terminal },
             class: Some(class),
+            told: None,
         }
     }
 
@@ -44,6 +54,12 @@ impl Failure {
     /// With other advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// With shorter words for who has read the details already.
+    pub fn told(mut self, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        self.told = Some(Box::new((message.into(), hint.into())));
         self
     }
 
@@ -68,6 +84,13 @@ impl From<ClientError> for Failure {
             ClientError::Network { .. } => "network",
             ClientError::Unexpected { .. } => "unexpected_answer",
         };
-        Self { code: code.into(), message: error.to_string(), hint: error.hint(), exit: error.exit_code(), class: None }
+        Self {
+            code: code.into(),
+            message: error.to_string(),
+            hint: error.hint(),
+            exit: error.exit_code(),
+            class: None,
+            told: None,
+        }
     }
 }

@@ -56,6 +56,15 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// `5 s`, `12 min`, `3 h`: no more than a forecast can know.
+pub fn forecast(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..100 => format!("{seconds} s"),
+        seconds @ 100..6000 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h", seconds.div_ceil(3600)),
+    }
+}
+
 /// Lines of at most `width` characters, broken at spaces; a longer word has a line of its own.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -86,6 +95,7 @@ mod tests {
         assert_eq!([count(0), count(999), count(1000), count(48_113_902)], ["0", "999", "1,000", "48,113,902"]);
         assert_eq!(counted(1, "table"), "1 table");
         assert_eq!(duration(Duration::from_secs(725)), "12 min 05 s");
+        assert_eq!([5, 100, 6000].map(|s| forecast(Duration::from_secs(s))), ["5 s", "2 min", "2 h"]);
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
         assert_eq!(wrapped("a-very-long-word b", 4), ["a-very-long-word", "b"]);
     }

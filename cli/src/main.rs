@@ -11,7 +11,7 @@ mod stop;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 
 use crate::{commands::Arguments, failure::Failure, output::Output};
 
@@ -36,9 +36,15 @@ fn main() -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
+        // Nothing was asked: what can be, on stderr.
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return (walwarden_contract::exit::ExitCode::UserError as u8).into();
+        }
         Err(error) => {
-            let json = std::env::args_os().any(|word| word == "--json");
-            return Output::new(json).fail(&commands::unusable(&error));
+            let words: Vec<_> = std::env::args_os().collect();
+            let json = words.iter().any(|word| word == "--json");
+            return Output::new(json).fail(&commands::unusable(&error, &words));
         }
     };
     let output = Output::new(arguments.json());

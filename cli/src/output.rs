@@ -82,12 +82,29 @@ impl Output {
 
     /// Something to know before it hurts.
     pub fn warn(&self, line: &str) {
-        self.aside(|| eprint(&format!("warning: {line}")));
+        self.aside(|| {
+            for line in self.paragraph("warning:", line) {
+                eprint(&line);
+            }
+        });
+    }
+
+    /// One line for programs and files, lines no longer than the screen for a person. Not for commands, which are to be
+    /// copied whole.
+    fn paragraph(&self, label: &str, text: &str) -> Vec<String> {
+        if !self.person {
+            return vec![format!("{label} {text}")];
+        }
+        let mut label = label;
+        let lines = format::wrapped(text, LINE_WIDTH - LABEL_WIDTH).into_iter();
+        lines.map(|line| format!("{:<LABEL_WIDTH$}{line}", std::mem::take(&mut label))).collect()
     }
 
     /// What another program says, as it says it.
     pub fn quote(&self, line: &str) {
-        self.aside(|| eprint(&format!("  | {}", walwarden_verifier::ids::shown(line))));
+        if !line.trim().is_empty() {
+            self.aside(|| eprint(&format!("  | {}", walwarden_verifier::ids::shown(line))));
+        }
     }
 
     /// A step: `{"state":…,"at":…,"payload":…}`.
@@ -112,13 +129,12 @@ impl Output {
             return;
         }
         let (bar, template) = if total > 0 {
-            let template = "{prefix:<9} [{bar:20}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta} {wide_msg}";
-            (ProgressBar::new(total), template)
+            (ProgressBar::new(total), "{prefix:<9} [{bar:12}] {amount} {wide_msg}")
         } else {
             (ProgressBar::new_spinner(), "{prefix:<9} {spinner} {elapsed} {wide_msg}")
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.progress_chars("=> "));
+        bar.set_style(style.progress_chars("=> ").with_key("amount", amount));
         bar.set_prefix(name);
         bar.enable_steady_tick(Duration::from_millis(120));
         self.replace_bar(Some(bar));
@@ -156,6 +172,11 @@ impl Output {
         }
     }
 
+    /// Ends the phase without a word.
+    pub fn halt(&self) {
+        self.replace_bar(None);
+    }
+
     /// Says why a command failed and gives its exit code.
     pub fn fail(&self, failure: &Failure) -> std::process::ExitCode {
         self.replace_bar(None);
@@ -164,8 +185,14 @@ impl Output {
             let error = json!({ "code": failure.code, "message": failure.message, "hint": failure.hint });
             print(&json!({ "error": error, "exitCode": code }).to_string());
         } else {
-            eprint(&format!("error: {}", failure.message));
-            for line in failure.hint.iter().flat_map(|hint| hint.lines()) {
+            let (message, hint) = match failure.told.as_deref() {
+                Some((message, hint)) => (message.as_str(), Some(hint.as_str())),
+                None => (failure.message.as_str(), failure.hint.as_deref()),
+            };
+            for line in self.paragraph("error:", message) {
+                eprint(&line);
+            }
+            for line in hint.iter().flat_map(|hint| hint.lines()) {
                 eprint(&format!("hint: {line}"));
             }
         }
@@ -184,6 +211,16 @@ impl Output {
             Some(bar) => bar.suspend(write),
             None => write(),
         }
+    }
+}
+
+/// `16.1 of 51.5 MB, 7.7 MB/s, 5 s left`; no forecast before there is something to base it on.
+fn amount(state: &indicatif::ProgressState, to: &mut dyn std::fmt::Write) {
+    let (total, rate) = (state.len().unwrap_or(0), state.per_sec());
+    let done = state.pos().min(total);
+    let _ = write!(to, "{} of {}", format::bytes(done), format::bytes(total));
+    if done > 0 && done < total && rate >= 1.0 && state.elapsed() >= Duration::from_secs(1) {
+        let _ = write!(to, ", {}/s, {} left", format::bytes(rate as u64), format::forecast(state.eta()));
     }
 }
 

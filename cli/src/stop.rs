@@ -97,10 +97,5 @@ pub fn stopped(cause: Cause) -> Failure {
         Cause::Signal => ("interrupted", "issue a new restore token to start again"),
         Cause::Cancelled => ("the restore was cancelled from Walwarden", "issue a new restore token to start again"),
     };
-    Failure {
-        exit: ExitCode::Cancelled,
-        code: "cancelled".into(),
-        class: None,
-        ..Failure::user("", message).hint(hint)
-    }
+    Failure { exit: ExitCode::Cancelled, code: "cancelled".into(), ..Failure::user("", message).hint(hint) }
 }

@@ -151,3 +151,17 @@ fn version_and_help() {
     assert!(output.status.success() && !help.contains("hunter2"));
     insta::assert_snapshot!(help);
 }
+
+#[test]
+fn without_a_command_the_commands_are_listed() {
+    let output = walwarden().output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let usage = stderr(&output);
+    assert!(usage.contains("Usage: walwarden <COMMAND>") && !usage.contains("error:"), "{usage}");
+    let help = walwarden().arg("--help").output().unwrap();
+    assert!(help.status.success() && help.stderr.is_empty());
+    assert_eq!(String::from_utf8(help.stdout).unwrap(), usage);
+    let output = walwarden().arg("restor").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    insta::assert_snapshot!(format!("{usage}--\n{}", stderr(&output)));
+}

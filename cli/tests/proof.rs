@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Backup, Postgres, Server, error, events, postgres, restore, said, sample, states};
+use support::{Backup, Postgres, Server, differences, error, events, postgres, restore, said, sample, states};
 
 #[test]
 fn every_kind_of_difference_is_found_and_named() {
@@ -10,32 +10,8 @@ fn every_kind_of_difference_is_found_and_named() {
     sample(&postgres);
     let backup = Backup::of(&postgres, "source", "-Z6");
     let object = backup.records.large_objects[1].oid;
-    let cases = [
-        ("UPDATE sample.orders SET note = 'changed' WHERE id = 7", "sample.orders", "not the same ones"),
-        ("DELETE FROM sample.orders WHERE id = 7", "sample.orders", "1,499 rows instead of 1,500"),
-        (
-            "ALTER TABLE sample.orders DROP CONSTRAINT orders_pkey CASCADE; DROP INDEX sample.orders_note; ALTER TABLE sample.orders DROP CONSTRAINT orders_period_excl; INSERT INTO sample.orders SELECT * FROM sample.orders WHERE id = 7",
-            "sample.orders",
-            "1,501 rows instead of 1,500",
-        ),
-        (
-            "SELECT setval('sample.unowned_seq', 703, false)",
-            "sequence sample.unowned_seq",
-            "is at 703 (not yet used) instead of 702 (not yet used)",
-        ),
-        (
-            "SELECT setval('sample.unowned_seq', 702, true)",
-            "sequence sample.unowned_seq",
-            "is at 702 instead of 702 (not yet used)",
-        ),
-        (&format!("SELECT lo_put({object}, 0, 'x')"), &format!("large object {object}"), ""),
-        (&format!("SELECT lo_unlink({object})"), &format!("large object {object}"), "is missing"),
-        ("SELECT lo_from_bytea(4000000000, 'new')", "large object 4000000000", "is not in the backup"),
-        ("CREATE TABLE public.planted (a int)", "public.planted", "is not in the backup"),
-        ("DROP TABLE sample.orders CASCADE", "sample.orders", "is missing"),
-    ];
     let server = Server::start(&backup);
-    for (sql, name, how) in cases {
+    for (sql, name, how) in &differences(object) {
         let (work, wrapper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let script = wrapper.path().join("tamper.sql");
         std::fs::write(&script, sql).unwrap();

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Backup, Postgres, Server, error, postgres, restore, said, sample, states};
+use support::{Backup, Postgres, Server, error, postgres, restore, said, same_schema, sample, states};
 
 fn compress(major: u32) -> &'static str {
     if major == 17 { "--compress=zstd:3" } else { "-Z6" }
@@ -40,24 +40,6 @@ fn every_major_restores_identically_serially_and_in_parallel() {
         }
         assert_eq!(postgres.databases(), ["copy_1", "copy_4", "postgres", "source"]);
     }
-}
-
-fn same_schema(postgres: &Postgres, left: &str, right: &str) {
-    let settings = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C -c xmlbinary=base64";
-    let schema = |database: &str| {
-        let output = postgres
-            .client("pg_dump", database)
-            .env("PGOPTIONS", settings)
-            .args(["--schema-only", "--create"])
-            .output()
-            .unwrap();
-        assert!(output.status.success());
-        let text = String::from_utf8(output.stdout).unwrap().replace(database, "DATABASE");
-        text.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let (left, right) = (schema(left), schema(right));
-    let difference = left.iter().zip(&right).find(|(l, r)| l != r);
-    assert!(difference.is_none() && left.len() == right.len(), "{difference:?}");
 }
 
 #[test]

@@ -95,7 +95,9 @@ impl ClientError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Api(detail) => detail.hint.clone(),
-            Self::Network { .. } => Some("check that the server runs and that this machine reaches it; then run the command again".into()),
+            Self::Network { .. } => {
+                Some("check that the server runs and that this machine reaches it; then run the command again".into())
+            }
             Self::Unexpected { .. } => Some("check WALWARDEN_BASE_URL: something else may answer there".into()),
         }
     }
@@ -196,8 +198,11 @@ impl ApiClient {
         idempotency_key: Option<&str>,
     ) -> Result<T, ClientError> {
         let bytes = self.attempt(what, || self.request(method.clone(), path, body, idempotency_key)).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|_| ClientError::Unexpected { what, origin: self.origin.clone(), status: 200 })
+        serde_json::from_slice(&bytes).map_err(|_| ClientError::Unexpected {
+            what,
+            origin: self.origin.clone(),
+            status: 200,
+        })
     }
 
     fn request<B: Serialize>(
@@ -245,16 +250,12 @@ impl ApiClient {
         what: &'static str,
         request: reqwest::RequestBuilder,
     ) -> Result<Vec<u8>, (ClientError, Option<Duration>)> {
-        let network = |e: reqwest::Error| {
-            (ClientError::Network { what, origin: self.origin.clone(), reason: plain(&e) }, None)
-        };
+        let network =
+            |e: reqwest::Error| (ClientError::Network { what, origin: self.origin.clone(), reason: plain(&e) }, None);
         let mut response = request.send().await.map_err(network)?;
         let status = response.status();
-        let wait = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|v| v.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
+        let wait =
+            response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(network)? {
             if bytes.len() + chunk.len() > MAX_RESPONSE_BYTES {

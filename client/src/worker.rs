@@ -50,8 +50,7 @@ pub async fn claim(
     session: &SessionSecret,
     worker_version: &str,
 ) -> Result<(ClaimResponse, JobSession), ClientError> {
-    let request =
-        ClaimRequest { secret, session_sha256: session.fingerprint(), worker_version: worker_version.into() };
+    let request = ClaimRequest { secret, session_sha256: session.fingerprint(), worker_version: worker_version.into() };
     let response = client.post("claim the job", &format!("/worker/v1/{org}/{job}/claim"), &request).await?;
     Ok((response, JobSession::new(client, org, job, session)))
 }

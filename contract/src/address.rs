@@ -22,12 +22,17 @@ impl AddressPolicy {
 
     fn allows_v4(self, a: Ipv4Addr) -> bool {
         let [first, second, ..] = a.octets();
-        if a.is_unspecified() || a.is_link_local() || a.is_multicast() || a.is_broadcast() || first == 0 || first >= 240 {
+        if a.is_unspecified() || a.is_link_local() || a.is_multicast() || a.is_broadcast() || first == 0 || first >= 240
+        {
             return false;
         }
         let shared = first == 100 && (64..128).contains(&second);
         let benchmark = first == 198 && (second == 18 || second == 19);
-        let private = a.is_loopback() || a.is_private() || shared || benchmark || a.is_documentation()
+        let private = a.is_loopback()
+            || a.is_private()
+            || shared
+            || benchmark
+            || a.is_documentation()
             || a.octets()[..3] == [192, 0, 0];
         self.allow_private || !private
     }
@@ -51,7 +56,9 @@ impl AddressPolicy {
         if a == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) {
             return false;
         }
-        let private = a.is_loopback() || (s[0] & 0xfe00) == 0xfc00 || (s[0] == 0x2001 && s[1] == 0xdb8)
+        let private = a.is_loopback()
+            || (s[0] & 0xfe00) == 0xfc00
+            || (s[0] == 0x2001 && s[1] == 0xdb8)
             || (s[0] & 0xffc0) == 0xfec0;
         self.allow_private || !private
     }
@@ -65,11 +72,24 @@ mod tests {
     fn hosted_and_self_hosted() {
         let hosted = AddressPolicy { allow_private: false };
         let own = AddressPolicy { allow_private: true };
-        for never in ["169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "::", "fd00:ec2::254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"] {
+        for never in [
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "fe80::1",
+            "::",
+            "fd00:ec2::254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+        ] {
             let ip = never.parse().unwrap();
             assert!(!hosted.allows(ip) && !own.allows(ip), "{never}");
         }
-        for private in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.20.0.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"] {
+        for private in
+            ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.20.0.1", "100.64.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"]
+        {
             let ip = private.parse().unwrap();
             assert!(!hosted.allows(ip) && own.allows(ip), "{private}");
         }

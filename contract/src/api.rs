@@ -242,7 +242,8 @@ pub struct Databases {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetScheduleRequest {
-    /// Five-field cron in UTC; null = none.
+    /// Five-field cron in UTC; null = none. It must be there: saying nothing is not saying none.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub schedule: Option<String>,
 }
 

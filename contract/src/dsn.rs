@@ -88,7 +88,8 @@ impl fmt::Display for DsnError {
 
 impl std::error::Error for DsnError {}
 
-const FORM_HINT: &str = "use postgresql://user:password@host:5432/dbname; characters like @ : / % in user or password are percent-encoded";
+const FORM_HINT: &str =
+    "use postgresql://user:password@host:5432/dbname; characters like @ : / % in user or password are percent-encoded";
 const POOLED_HINT: &str = "pg_dump needs a session of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same pooler host; Neon: the host without -pooler)";
 
 fn fail<T>(problem: impl Into<String>, hint: &'static str) -> Result<T, DsnError> {
@@ -156,17 +157,32 @@ impl Dsn {
                         }
                     }
                 }
-                "channel_binding" | "sslnegotiation" | "connect_timeout" | "application_name"
-                | "target_session_attrs" | "keepalives" | "keepalives_idle" | "keepalives_interval"
+                "channel_binding"
+                | "sslnegotiation"
+                | "connect_timeout"
+                | "application_name"
+                | "target_session_attrs"
+                | "keepalives"
+                | "keepalives_idle"
+                | "keepalives_interval"
                 | "keepalives_count" => {}
                 "pgbouncer" if value == "true" => {
                     return fail("pgbouncer=true names a transaction-mode pooler", POOLED_HINT);
                 }
-                "pgbouncer" | "schema" | "connection_limit" | "pool_timeout" | "statement_cache_size"
-                | "socket_timeout" | "supa" | "workaround" => dsn.ignored.push(key),
+                "pgbouncer"
+                | "schema"
+                | "connection_limit"
+                | "pool_timeout"
+                | "statement_cache_size"
+                | "socket_timeout"
+                | "supa"
+                | "workaround" => dsn.ignored.push(key),
                 _ => {
                     return fail(
-                        format!("the connection string has the keyword {:?}, which is not accepted", walwarden_verifier::ids::shown(&key)),
+                        format!(
+                            "the connection string has the keyword {:?}, which is not accepted",
+                            walwarden_verifier::ids::shown(&key)
+                        ),
                         "remove it; accepted are host, port, dbname, user, password, sslmode, sslrootcert, channel_binding, sslnegotiation, connect_timeout, application_name, keepalives*, target_session_attrs, options=endpoint=…",
                     );
                 }
@@ -382,9 +398,21 @@ mod tests {
             let error = Dsn::parse(bad).unwrap_err();
             assert!(error.problem.contains(word), "{bad}: {}", error.problem);
         }
-        assert!(Dsn::parse("postgres://u@aws-0-eu.pooler.supabase.com:6543/postgres").unwrap().refuse_transaction_pooler().is_err());
-        assert!(Dsn::parse("postgres://u@aws-0-eu.pooler.supabase.com:5432/postgres").unwrap().refuse_transaction_pooler().is_ok());
-        assert!(Dsn::parse("postgres://u@ep-x-pooler.eu.aws.neon.tech/db").unwrap().refuse_transaction_pooler().is_err());
+        assert!(
+            Dsn::parse("postgres://u@aws-0-eu.pooler.supabase.com:6543/postgres")
+                .unwrap()
+                .refuse_transaction_pooler()
+                .is_err()
+        );
+        assert!(
+            Dsn::parse("postgres://u@aws-0-eu.pooler.supabase.com:5432/postgres")
+                .unwrap()
+                .refuse_transaction_pooler()
+                .is_ok()
+        );
+        assert!(
+            Dsn::parse("postgres://u@ep-x-pooler.eu.aws.neon.tech/db").unwrap().refuse_transaction_pooler().is_err()
+        );
     }
 
     #[test]

@@ -148,11 +148,24 @@ mod tests {
         assert_eq!(
             legal,
             [
-                (Queued, Claimed), (Queued, FailedRetryable), (Queued, FailedTerminal), (Queued, Cancelled),
-                (Claimed, Running), (Claimed, FailedRetryable), (Claimed, FailedTerminal), (Claimed, Cancelled),
-                (Running, Finalizing), (Running, FailedRetryable), (Running, FailedTerminal), (Running, Cancelled),
-                (Finalizing, Completed), (Finalizing, FailedRetryable), (Finalizing, FailedTerminal),
-                (FailedRetryable, Queued), (FailedRetryable, FailedTerminal), (FailedRetryable, Cancelled),
+                (Queued, Claimed),
+                (Queued, FailedRetryable),
+                (Queued, FailedTerminal),
+                (Queued, Cancelled),
+                (Claimed, Running),
+                (Claimed, FailedRetryable),
+                (Claimed, FailedTerminal),
+                (Claimed, Cancelled),
+                (Running, Finalizing),
+                (Running, FailedRetryable),
+                (Running, FailedTerminal),
+                (Running, Cancelled),
+                (Finalizing, Completed),
+                (Finalizing, FailedRetryable),
+                (Finalizing, FailedTerminal),
+                (FailedRetryable, Queued),
+                (FailedRetryable, FailedTerminal),
+                (FailedRetryable, Cancelled),
             ]
         );
         let finals: Vec<_> = BackupState::ALL.iter().filter(|s| s.is_final()).collect();

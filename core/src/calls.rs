@@ -112,7 +112,9 @@ impl Domain {
             WorkerCall::PublishReceipt { org, database, restore } => {
                 self.publish_receipt(&org, &database, &restore).await?;
             }
-            WorkerCall::ClearLeftovers { org, database, backup } => self.clear_leftovers(&org, &database, &backup).await?,
+            WorkerCall::ClearLeftovers { org, database, backup } => {
+                self.clear_leftovers(&org, &database, &backup).await?
+            }
         }
         Ok(WorkerReply::Done {})
     }

@@ -112,7 +112,14 @@ impl Domain {
     }
 
     /// A runner claims a check.
-    pub async fn claim_check(&self, org: &OrgId, database: &DatabaseId, id: &CheckId, secret: &str, session_sha256: &str) -> Result<()> {
+    pub async fn claim_check(
+        &self,
+        org: &OrgId,
+        database: &DatabaseId,
+        id: &CheckId,
+        secret: &str,
+        session_sha256: &str,
+    ) -> Result<()> {
         let mut record = self.check_job(org, database, id).await?;
         if record.body.claim.take(secret, session_sha256, &self.edge.now())? {
             self.replace_check(record).await?;
@@ -150,7 +157,11 @@ impl Domain {
                 Ok(report) => job.report.as_ref() == Some(report),
                 Err(class) => job.failure == Some(*class),
             };
-            return if same { Ok(job.status()) } else { Err(DomainError::refused(ErrorCode::StateConflict, "the check has ended", "queue another check")) };
+            return if same {
+                Ok(job.status())
+            } else {
+                Err(DomainError::refused(ErrorCode::StateConflict, "the check has ended", "queue another check"))
+            };
         }
         let from = job.state;
         let (result, class) = match outcome {

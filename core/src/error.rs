@@ -84,7 +84,8 @@ impl DomainError {
                 ErrorDetail::new(ErrorCode::Unavailable, "the service could not do this now").hint(again)
             }
             Self::Storage(error) if error.is_passing() => {
-                ErrorDetail::new(ErrorCode::StorageUnavailable, format!("the bucket did not answer: {error}")).hint(again)
+                ErrorDetail::new(ErrorCode::StorageUnavailable, format!("the bucket did not answer: {error}"))
+                    .hint(again)
             }
             Self::Storage(error) => {
                 ErrorDetail::new(ErrorCode::Unprocessable, format!("the bucket refused: {error}")).hint(error.hint())

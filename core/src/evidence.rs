@@ -40,18 +40,19 @@ impl Domain {
 
     async fn bundle(&self, backup: &BackupJob, size: u64, note: &str) -> Result<Vec<u8>> {
         let org = &backup.org_id;
-        let measured = backup.measurements.as_ref().ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without measurements"))?;
+        let measured = backup
+            .measurements
+            .as_ref()
+            .ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without measurements"))?;
         let mut indexes = self.log.job_indexes(org, backup.id.as_str()).await?;
         let mut receipts = Vec::new();
         for receipt in &backup.receipts {
             let restore = self.restore(org, &backup.database_id, &receipt.restore_id).await?.body;
             let Some(signed) = &restore.receipt else { continue };
-            let restore_indexes = self.log.job_indexes(org, restore.id.as_str()).await?;
-            // A restore whose completion lies beyond this tree is not part of this bundle.
-            if restore_indexes.iter().all(|i| *i < size) {
-                indexes.extend(restore_indexes);
-                receipts.push((restore.id.to_string(), signed.envelope()?.into_bytes()));
-            }
+            // Its completion was written with the receipt, which was read before the tree's size was: it is inside.
+            // What came later (a spent token that was shown again) is cut off with the rest below.
+            indexes.extend(self.log.job_indexes(org, restore.id.as_str()).await?);
+            receipts.push((restore.id.to_string(), signed.envelope()?.into_bytes()));
         }
         indexes.retain(|i| *i < size);
         indexes.sort_unstable();
@@ -142,7 +143,9 @@ impl Domain {
     /// Puts a completed restore's receipt beside the artifact; in `worker` only.
     pub(crate) async fn publish_receipt(&self, org: &OrgId, database: &DatabaseId, id: &RestoreId) -> Result<()> {
         let record: Record<RestoreJob> = self.restore(org, database, id).await?;
-        let Some(signed) = record.body.receipt.as_ref().filter(|_| !record.body.receipt_published) else { return Ok(()) };
+        let Some(signed) = record.body.receipt.as_ref().filter(|_| !record.body.receipt_published) else {
+            return Ok(());
+        };
         let backup = self.backup(org, database, &record.body.backup_id).await?.body;
         let bucket = self.bucket(org, &backup.destination_id).await?;
         let envelope = signed.envelope()?;
@@ -162,9 +165,12 @@ impl Domain {
         let record = self.backup(org, database, id).await?;
         if record.body.state != BackupState::Completed {
             return Err(DomainError::Refused(Box::new(
-                ErrorDetail::new(ErrorCode::BackupNotCompleted, format!("backup {id} is {}, not completed", record.body.state))
-                    .hint("evidence exists of completed backups")
-                    .about(id.as_str()),
+                ErrorDetail::new(
+                    ErrorCode::BackupNotCompleted,
+                    format!("backup {id} is {}, not completed", record.body.state),
+                )
+                .hint("evidence exists of completed backups")
+                .about(id.as_str()),
             )));
         }
         Ok(record)

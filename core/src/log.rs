@@ -123,7 +123,10 @@ impl Log {
                 rev => Write::Replace(head_key.clone(), rev, item),
             });
             for entry in entries {
-                all.push(Write::Create(keys::log_entry(org, self.epoch, entry.index), Item::new(&StoredEntry { entry: entry.text })));
+                all.push(Write::Create(
+                    keys::log_entry(org, self.epoch, entry.index),
+                    Item::new(&StoredEntry { entry: entry.text }),
+                ));
                 if let Some((job, seq)) = entry.job {
                     let key = keys::log_job_entry(org, self.epoch, &job, seq);
                     all.push(Write::Create(key, Item::new(&JobEntry { index: entry.index })));
@@ -147,8 +150,9 @@ impl Log {
     }
 
     fn append(&self, org: &OrgId, head: &Head, drafts: &[Draft]) -> Result<(Vec<Appended>, Head)> {
-        let mut frontier =
-            head.frontier().ok_or_else(|| DomainError::broken(format!("log head of {org}"), "frontier does not fit"))?;
+        let mut frontier = head
+            .frontier()
+            .ok_or_else(|| DomainError::broken(format!("log head of {org}"), "frontier does not fit"))?;
         let mut last = if head.size == 0 { entry::NO_PREVIOUS.to_owned() } else { head.last_hash.clone() };
         let at = self.edge.now().max(head.last_at.clone());
         let mut appended = Vec::with_capacity(drafts.len());
@@ -175,16 +179,21 @@ impl Log {
             let text = String::from_utf8(bytes).map_err(|e| DomainError::broken("audit entry", e))?;
             appended.push(Appended { index, text, job: draft.job.clone() });
         }
-        let next =
-            Head { size: frontier.size(), last_hash: last, last_at: at, frontier: frontier.nodes().iter().map(hex::encode).collect() };
+        let next = Head {
+            size: frontier.size(),
+            last_hash: last,
+            last_at: at,
+            frontier: frontier.nodes().iter().map(hex::encode).collect(),
+        };
         Ok((appended, next))
     }
 
     /// Size and root now.
     pub async fn tip(&self, org: &OrgId) -> Result<(u64, Hash)> {
         let head = self.table.get::<Head>(&keys::log_head(org, self.epoch)).await?.map(|r| r.body).unwrap_or_default();
-        let frontier =
-            head.frontier().ok_or_else(|| DomainError::broken(format!("log head of {org}"), "frontier does not fit"))?;
+        let frontier = head
+            .frontier()
+            .ok_or_else(|| DomainError::broken(format!("log head of {org}"), "frontier does not fit"))?;
         Ok((head.size, frontier.root()))
     }
 
@@ -211,7 +220,10 @@ impl Log {
         let (size, root) = self.tip(org).await?;
         let checkpoint = Checkpoint { origin: self.origin(org), size, root };
         let (key, signature) = keyring.sign(KeyUse::Checkpoint, checkpoint.body().as_bytes()).await?;
-        let public = keyring.public_keys().by_id(&key).ok_or_else(|| DomainError::broken("keyring", "signed with an unknown key"))?;
+        let public = keyring
+            .public_keys()
+            .by_id(&key)
+            .ok_or_else(|| DomainError::broken("keyring", "signed with an unknown key"))?;
         let note = checkpoint.note(&public.to_bytes(), &signature);
         Ok((checkpoint, note))
     }

@@ -75,7 +75,9 @@ impl Once {
         if stored.revealed_secret {
             return Ok(Replay::Revealed(stored.resource_id));
         }
-        serde_json::from_str(&stored.response).map(Replay::Done).map_err(|e| DomainError::broken("idempotency record", e))
+        serde_json::from_str(&stored.response)
+            .map(Replay::Done)
+            .map_err(|e| DomainError::broken("idempotency record", e))
     }
 
     /// The write that goes with the mutation.
@@ -117,9 +119,12 @@ impl Once {
     /// The refusal of a replay that would have to show a secret again.
     pub fn already_revealed(resource_id: &str) -> DomainError {
         DomainError::Refused(Box::new(
-            ErrorDetail::new(ErrorCode::SecretAlreadyRevealed, "this request was carried out before, and its secret was shown then")
-                .hint("if the secret was lost, revoke it and create another under a fresh idempotency key")
-                .about(resource_id),
+            ErrorDetail::new(
+                ErrorCode::SecretAlreadyRevealed,
+                "this request was carried out before, and its secret was shown then",
+            )
+            .hint("if the secret was lost, revoke it and create another under a fresh idempotency key")
+            .about(resource_id),
         ))
     }
 }

@@ -64,8 +64,9 @@ impl Principal {
         if self.token.scopes.contains(&scope) {
             return Ok(());
         }
-        let mut detail = ErrorDetail::new(ErrorCode::Forbidden, format!("the token lacks the scope {}", scope.as_str()))
-            .hint("issue a token with that scope");
+        let mut detail =
+            ErrorDetail::new(ErrorCode::Forbidden, format!("the token lacks the scope {}", scope.as_str()))
+                .hint("issue a token with that scope");
         detail.required_scope = Some(scope.as_str().into());
         detail.next_action = Some("issue_token_with_scope".into());
         Err(DomainError::Refused(Box::new(detail)))
@@ -133,7 +134,11 @@ impl Domain {
         who.require_operator()?;
         check_label(&request.name)?;
         if request.scopes.is_empty() {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, "scopes is empty", "name what the token may do"));
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                "scopes is empty",
+                "name what the token may do",
+            ));
         }
         if request.expires_at.as_deref().is_some_and(|t| time::parse_ms(t).is_none_or(|ms| ms <= self.edge.now_ms())) {
             return Err(DomainError::refused(
@@ -153,7 +158,13 @@ impl Domain {
         }
     }
 
-    fn token_writes(&self, org: &OrgId, request: CreateTokenRequest, operator: bool, actor: &str) -> (Vec<Write>, Draft, CreatedToken) {
+    fn token_writes(
+        &self,
+        org: &OrgId,
+        request: CreateTokenRequest,
+        operator: bool,
+        actor: &str,
+    ) -> (Vec<Write>, Draft, CreatedToken) {
         let plaintext = format!("wal_{}", hex::encode(self.edge.random::<32>()));
         let mut scopes = request.scopes;
         scopes.sort_unstable();

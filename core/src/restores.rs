@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use walwarden_contract::{
-    dsn::Dsn,
     api::{CreateRestoreRequest, CreatedRestore, OneLiner, Progress, Restore},
+    dsn::Dsn,
     errors::{ErrorCode, ErrorDetail},
     failure::{Failure, FailureClass},
     ids::{BackupId, DatabaseId, JobId, OrgId, RestoreId},
@@ -129,7 +129,12 @@ pub struct OpenedToken {
 impl Domain {
     /// Issues a restore token for a completed backup. Replayed while the job is unclaimed, it mints the
     /// same token again.
-    pub async fn create_restore(&self, who: &Principal, request: CreateRestoreRequest, once: &Once) -> Result<CreatedRestore> {
+    pub async fn create_restore(
+        &self,
+        who: &Principal,
+        request: CreateRestoreRequest,
+        once: &Once,
+    ) -> Result<CreatedRestore> {
         if let Replay::Revealed(id) = once.replay::<()>(self).await? {
             return self.revealed_again(&who.org, &id).await;
         }
@@ -137,9 +142,12 @@ impl Domain {
         who.require_database(&backup.database_id)?;
         let (BackupState::Completed, Some(manifest_hash)) = (backup.state, backup.manifest_hash.clone()) else {
             return Err(DomainError::Refused(Box::new(
-                ErrorDetail::new(ErrorCode::BackupNotCompleted, format!("backup {} is {}, not completed", backup.id, backup.state))
-                    .hint("choose a completed backup")
-                    .about(backup.id.as_str()),
+                ErrorDetail::new(
+                    ErrorCode::BackupNotCompleted,
+                    format!("backup {} is {}, not completed", backup.id, backup.state),
+                )
+                .hint("choose a completed backup")
+                .about(backup.id.as_str()),
             )));
         };
         check_created_database(request.mode, request.created_database.as_deref())?;
@@ -254,7 +262,13 @@ impl Domain {
 
     /// Checks a token's MAC and audience and finds its job. A forged one is nobody's event.
     pub async fn open_token(&self, text: &str) -> Result<OpenedToken> {
-        let forged = || DomainError::refused(ErrorCode::TokenInvalid, "the restore token is not genuine", "copy the whole one-liner again, or issue a new token");
+        let forged = || {
+            DomainError::refused(
+                ErrorCode::TokenInvalid,
+                "the restore token is not genuine",
+                "copy the whole one-liner again, or issue a new token",
+            )
+        };
         let parts = token::split(text).map_err(|_| forged())?;
         // The audience is read before the MAC is known to be good: the answer is the same for everyone.
         if parts.payload.aud != self.settings.deployment {
@@ -335,16 +349,26 @@ impl Domain {
     }
 
     /// Spends a token: `restore.triggered` and `restore.claimed` together. The same session may replay.
-    pub async fn claim_restore(&self, text: &str, session_sha256: &str, cli_version: &str) -> Result<RestoreClaimResponse> {
+    pub async fn claim_restore(
+        &self,
+        text: &str,
+        session_sha256: &str,
+        cli_version: &str,
+    ) -> Result<RestoreClaimResponse> {
         let opened = self.open_token(text).await?;
         let job = &opened.record.body;
-        let response = RestoreClaimResponse { org_id: job.org_id.clone(), restore_id: job.id.clone(), at: self.edge.now() };
+        let response =
+            RestoreClaimResponse { org_id: job.org_id.clone(), restore_id: job.id.clone(), at: self.edge.now() };
         if job.claim.session_sha256.as_deref().is_some_and(|session| same(session, session_sha256)) {
             return Ok(response);
         }
         self.refuse_spent(&opened).await?;
         if !manifest::is_sha256(session_sha256) || !is_version(cli_version) {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, "sessionSha256 or workerVersion is malformed", "update the CLI"));
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                "sessionSha256 or workerVersion is malformed",
+                "update the CLI",
+            ));
         }
         let mut next = job.clone();
         next.state = RestoreState::Claimed;
@@ -364,16 +388,32 @@ impl Domain {
             draft(seq, Event::RestoreTriggered { mode: job.mode.as_str().into() }),
             draft(seq + 1, Event::RestoreClaimed { cli_version: cli_version.into() }),
         ];
-        let write = Write::Move(opened.record.key.clone(), opened.record.rev, RestoreState::Created.as_str().into(), next.item());
+        let write = Write::Move(
+            opened.record.key.clone(),
+            opened.record.rev,
+            RestoreState::Created.as_str().into(),
+            next.item(),
+        );
         match self.log.commit(&job.org_id, vec![write], drafts).await {
             Ok(()) => Ok(response),
             // Someone was first: perhaps this very session, whose answer was lost.
             Err(DomainError::Table(TableError::Condition(_))) => {
                 let again = self.open_token(text).await?;
-                if again.record.body.claim.session_sha256.as_deref().is_some_and(|session| same(session, session_sha256)) {
+                if again
+                    .record
+                    .body
+                    .claim
+                    .session_sha256
+                    .as_deref()
+                    .is_some_and(|session| same(session, session_sha256))
+                {
                     return Ok(response);
                 }
-                Err(DomainError::refused(ErrorCode::TokenUsed, "the restore token was already used", "issue a new token"))
+                Err(DomainError::refused(
+                    ErrorCode::TokenUsed,
+                    "the restore token was already used",
+                    "issue a new token",
+                ))
             }
             Err(error) => Err(error),
         }
@@ -384,10 +424,18 @@ impl Domain {
         let claimed = job.claim.claimed_at.as_deref().and_then(time::parse_ms).unwrap_or_default();
         let open = !job.state.is_final() || job.state == RestoreState::TimedOut;
         if !open || self.edge.now_ms() > claimed + SESSION_SECONDS * 1000 {
-            return Err(DomainError::refused(ErrorCode::StateConflict, format!("restore {} is {}", job.id, job.state), "issue a new token"));
+            return Err(DomainError::refused(
+                ErrorCode::StateConflict,
+                format!("restore {} is {}", job.id, job.state),
+                "issue a new token",
+            ));
         }
         let backup = self.backup(&job.org_id, &job.database_id, &job.backup_id).await?.body;
-        let sealed = backup.seal.artifact.as_ref().ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without an artifact"))?;
+        let sealed = backup
+            .seal
+            .artifact
+            .as_ref()
+            .ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without an artifact"))?;
         let version = Some(sealed.version_id.as_str()).filter(|v| *v != manifest::NOT_OBSERVABLE);
         let bucket = self.bucket(&job.org_id, &backup.destination_id).await?;
         Ok(RestoreInstructions {
@@ -423,7 +471,9 @@ impl Domain {
 
     async fn step_as_read(&self, record: &Record<RestoreJob>, step: &Transition) -> Result<RestoreJob> {
         let job = &record.body;
-        let to = step.restore_state().ok_or_else(|| DomainError::refused(ErrorCode::InvalidRequest, "a restore has no such step", "update the CLI"))?;
+        let to = step.restore_state().ok_or_else(|| {
+            DomainError::refused(ErrorCode::InvalidRequest, "a restore has no such step", "update the CLI")
+        })?;
         if job.state == to || (!to.is_final() && !job.state.may_become(to)) {
             return Ok(job.clone());
         }
@@ -434,7 +484,11 @@ impl Domain {
             Transition::ManifestVerified { checksum_sha256 } => {
                 let backup = self.backup(&job.org_id, &job.database_id, &job.backup_id).await?.body;
                 if backup.measurements.as_ref().map(|m| m.checksum_sha256.as_str()) != Some(checksum_sha256) {
-                    return Err(DomainError::refused(ErrorCode::ManifestMismatch, "the checksum is not the backup's", "do not restore from that file"));
+                    return Err(DomainError::refused(
+                        ErrorCode::ManifestMismatch,
+                        "the checksum is not the backup's",
+                        "do not restore from that file",
+                    ));
                 }
                 Event::RestoreManifestVerified { checksum_sha256: checksum_sha256.clone() }
             }
@@ -445,7 +499,13 @@ impl Domain {
                 next.failure = Some(*class);
                 Event::RestoreFailed { retryable: class.is_retryable(), class: class.as_str().into() }
             }
-            Transition::Running { .. } => return Err(DomainError::refused(ErrorCode::InvalidRequest, "a restore has no such step", "update the CLI")),
+            Transition::Running { .. } => {
+                return Err(DomainError::refused(
+                    ErrorCode::InvalidRequest,
+                    "a restore has no such step",
+                    "update the CLI",
+                ));
+            }
         };
         next.due_at = (!to.is_final()).then(|| self.edge.in_seconds(SILENCE_SECONDS));
         self.move_restore(record, next, to, event, AssertedBy::Cli, Vec::new()).await
@@ -506,11 +566,19 @@ impl Domain {
             return if job.report.as_ref() == Some(report) {
                 Ok(job.clone())
             } else {
-                Err(DomainError::refused(ErrorCode::MeasurementsDiffer, "another report was accepted before", "a restore reports once"))
+                Err(DomainError::refused(
+                    ErrorCode::MeasurementsDiffer,
+                    "another report was accepted before",
+                    "a restore reports once",
+                ))
             };
         }
         if !matches!(report.proof.result.as_str(), "identical" | "notProven" | "notRun") {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, "a completed restore's proof is identical, notProven or notRun", "report a difference as a failure"));
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                "a completed restore's proof is identical, notProven or notRun",
+                "report a difference as a failure",
+            ));
         }
         if !job.state.may_become(RestoreState::Completed) {
             return Err(conflict(job, RestoreState::Completed));
@@ -537,9 +605,16 @@ impl Domain {
         }
         let backup_record = self.backup(&job.org_id, &job.database_id, &job.backup_id).await?;
         let backup = &backup_record.body;
-        let measured = backup.measurements.as_ref().ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without measurements"))?;
+        let measured = backup
+            .measurements
+            .as_ref()
+            .ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without measurements"))?;
         if report.checksum_sha256 != measured.checksum_sha256 || report.bytes_restored != measured.size_bytes {
-            return Err(DomainError::refused(ErrorCode::ManifestMismatch, "the restored artifact is not the backup's", "do not use the restored database"));
+            return Err(DomainError::refused(
+                ErrorCode::ManifestMismatch,
+                "the restored artifact is not the backup's",
+                "do not use the restored database",
+            ));
         }
         let late = job.state == RestoreState::TimedOut;
         let completed_at = self.edge.now();
@@ -652,7 +727,11 @@ fn conflict(job: &RestoreJob, to: RestoreState) -> DomainError {
 
 /// The manifest envelope of a sealed backup, from its stored statement and signature.
 pub(crate) fn manifest_envelope(backup: &BackupJob) -> Result<String> {
-    let signed = backup.seal.manifest.as_ref().ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without a manifest"))?;
+    let signed = backup
+        .seal
+        .manifest
+        .as_ref()
+        .ok_or_else(|| DomainError::broken(backup.id.as_str(), "completed without a manifest"))?;
     signed.envelope()
 }
 
@@ -660,7 +739,8 @@ impl SignedStatement {
     /// The envelope around it, as stored in the bucket.
     pub fn envelope(&self) -> Result<String> {
         let signature = hex::decode(&self.signature).ok().and_then(|s| <[u8; 64]>::try_from(s).ok());
-        let signature = signature.ok_or_else(|| DomainError::broken("signed statement", "its signature is not 64 bytes"))?;
+        let signature =
+            signature.ok_or_else(|| DomainError::broken("signed statement", "its signature is not 64 bytes"))?;
         let envelope = Envelope::new(self.statement.as_bytes(), &self.key_id, &signature);
         let bytes = envelope.to_bytes().map_err(|e| DomainError::broken("envelope", e))?;
         String::from_utf8(bytes).map_err(|e| DomainError::broken("envelope", e))
@@ -669,7 +749,13 @@ impl SignedStatement {
 
 /// The target as people recognise it. A password never gets this far: it is refused, not stored.
 fn redacted_target(text: &str) -> Result<String> {
-    let invalid = |message: &str| DomainError::refused(ErrorCode::InvalidRequest, message, "send host, port, user and database only, or leave it out");
+    let invalid = |message: &str| {
+        DomainError::refused(
+            ErrorCode::InvalidRequest,
+            message,
+            "send host, port, user and database only, or leave it out",
+        )
+    };
     let dsn = Dsn::parse(text).map_err(|_| invalid("targetRedactedDsn is not a connection string"))?;
     if dsn.password.is_some() {
         return Err(invalid("targetRedactedDsn holds a password, which must stay on your machine"));
@@ -683,7 +769,8 @@ fn source_name(backup: &BackupJob) -> &str {
 
 /// ASCII letters, digits and underscores, at most 40 bytes.
 fn slug(name: &str) -> String {
-    let mut out: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).take(40).collect();
+    let mut out: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).take(40).collect();
     if !out.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
         out.insert(0, '_');
         out.truncate(40);

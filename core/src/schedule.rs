@@ -71,7 +71,8 @@ fn parse_field(what: &str, text: &str, min: u32, max: u32, names: &[&str], base:
             return Ok(position as u32 + base);
         }
         let digits = !t.is_empty() && t.len() <= 4 && t.bytes().all(|b| b.is_ascii_digit());
-        let number: u32 = if digits { t.parse().map_err(|_| bad("not a number"))? } else { return Err(bad("not a number")) };
+        let number: u32 =
+            if digits { t.parse().map_err(|_| bad("not a number"))? } else { return Err(bad("not a number")) };
         if number < min || number > max { Err(bad(&format!("must be {min} to {max}"))) } else { Ok(number) }
     };
     let mut set = 0u64;
@@ -169,7 +170,22 @@ mod tests {
 
     #[test]
     fn refused() {
-        for bad in ["", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "a * * * *", "5-1 * * * *", "*/0 * * * *", "0 0 31 2 *", "@daily", "1,,2 * * * *", "-1 * * * *"] {
+        for bad in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+            "a * * * *",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "0 0 31 2 *",
+            "@daily",
+            "1,,2 * * * *",
+            "-1 * * * *",
+        ] {
             assert!(bad.parse::<Schedule>().is_err(), "{bad}");
         }
     }

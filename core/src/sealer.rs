@@ -104,7 +104,8 @@ impl Domain {
                 tracing::warn!(backup = %id, %error, "sealing will be tried again");
                 let since = record.body.seal.since.as_deref().and_then(time::parse_ms).unwrap_or_default();
                 if self.edge.now_ms() - since > PATIENCE_SECONDS * 1000 {
-                    self.fail_backup(&record, FailureClass::SealUnreachable, "sealer", AssertedBy::ControlPlane).await?;
+                    self.fail_backup(&record, FailureClass::SealUnreachable, "sealer", AssertedBy::ControlPlane)
+                        .await?;
                     return Ok(());
                 }
                 let mut next = record.body.clone();
@@ -139,9 +140,11 @@ impl Domain {
 
     async fn seal_steps(&self, record: &mut Record<BackupJob>) -> Result<(), Stop> {
         let bucket = self.bucket(&record.body.org_id, &record.body.destination_id).await?;
-        let measured = record.body.measurements.clone().ok_or_else(|| {
-            Stop::Failed(FailureClass::SealImpossible, "finalizing without measurements".into())
-        })?;
+        let measured = record
+            .body
+            .measurements
+            .clone()
+            .ok_or_else(|| Stop::Failed(FailureClass::SealImpossible, "finalizing without measurements".into()))?;
         self.fault_point("seal:leased");
         if record.body.seal.artifact.is_none() {
             let artifact = self.complete_artifact(&bucket, record, &measured).await?;
@@ -179,12 +182,19 @@ impl Domain {
     }
 
     /// Completes the upload, or finds that it was completed, and reads back what the bucket holds.
-    async fn complete_artifact(&self, bucket: &Bucket, record: &mut Record<BackupJob>, measured: &BackupMeasurements) -> Result<SealedArtifact, Stop> {
+    async fn complete_artifact(
+        &self,
+        bucket: &Bucket,
+        record: &mut Record<BackupJob>,
+        measured: &BackupMeasurements,
+    ) -> Result<SealedArtifact, Stop> {
         let list = self.read_parts_list(bucket, &record.body, measured).await?;
         let key = record.body.artifact_key();
-        let upload_id = record.body.upload_id.clone().ok_or_else(|| {
-            Stop::Failed(FailureClass::SealImpossible, "finalizing without an upload".into())
-        })?;
+        let upload_id = record
+            .body
+            .upload_id
+            .clone()
+            .ok_or_else(|| Stop::Failed(FailureClass::SealImpossible, "finalizing without an upload".into()))?;
         let completed = match list_parts(bucket, &key, &upload_id, &list).await {
             Ok(parts) => {
                 let etag = composite_etag(&parts);
@@ -216,7 +226,10 @@ impl Domain {
             Err(stop) => return Err(stop),
         };
         self.fault_point("seal:upload-completed");
-        let facts = bucket.head(&key, version.as_deref()).await?.ok_or_else(|| mismatch("the completed object is not there"))?;
+        let facts = bucket
+            .head(&key, version.as_deref())
+            .await?
+            .ok_or_else(|| mismatch("the completed object is not there"))?;
         let attested = expected.check(&facts)?;
         Ok(SealedArtifact {
             version_id: facts.version_id.clone().or(version).unwrap_or_else(|| NOT_OBSERVABLE.into()),
@@ -225,26 +238,41 @@ impl Domain {
         })
     }
 
-    async fn read_parts_list(&self, bucket: &Bucket, job: &BackupJob, measured: &BackupMeasurements) -> Result<PartsList, Stop> {
+    async fn read_parts_list(
+        &self,
+        bucket: &Bucket,
+        job: &BackupJob,
+        measured: &BackupMeasurements,
+    ) -> Result<PartsList, Stop> {
         let expected: &BytesDigest = &measured.parts_list;
         let bytes = bucket.get(&job.parts_key(), None, expected.size_bytes as usize).await?;
         if hex::encode(Sha256::digest(&bytes)) != expected.sha256 {
             return Err(mismatch("the parts list in the bucket is not the one the runner wrote"));
         }
-        let list = PartsList::from_bytes(&bytes).map_err(|e| Stop::Failed(FailureClass::SealImpossible, format!("parts list {e}")))?;
+        let list = PartsList::from_bytes(&bytes)
+            .map_err(|e| Stop::Failed(FailureClass::SealImpossible, format!("parts list {e}")))?;
         let agrees = list.backup_id == job.id.as_str()
             && list.attempt == job.attempt
             && list.parts.len() == measured.parts as usize
             && list.total_bytes() == measured.size_bytes;
         if !agrees {
-            return Err(Stop::Failed(FailureClass::SealImpossible, "the parts list contradicts the measurements".into()));
+            return Err(Stop::Failed(
+                FailureClass::SealImpossible,
+                "the parts list contradicts the measurements".into(),
+            ));
         }
         Ok(list)
     }
 
     /// HEAD only: the control plane never reads an annex.
-    async fn check_annex(&self, bucket: &Bucket, job: &BackupJob, measured: &BackupMeasurements) -> Result<String, Stop> {
-        let facts = bucket.head(&job.annex_key(), None).await?.ok_or_else(|| mismatch("the annex is not in the bucket"))?;
+    async fn check_annex(
+        &self,
+        bucket: &Bucket,
+        job: &BackupJob,
+        measured: &BackupMeasurements,
+    ) -> Result<String, Stop> {
+        let facts =
+            bucket.head(&job.annex_key(), None).await?.ok_or_else(|| mismatch("the annex is not in the bucket"))?;
         let sha256 = STANDARD.encode(hex::decode(&measured.annex.sha256).unwrap_or_default());
         let digest_agrees = facts.checksum_sha256.as_deref().is_none_or(|given| given == sha256);
         if facts.size_bytes != measured.annex.size_bytes || !digest_agrees {
@@ -286,7 +314,8 @@ impl Domain {
                 lines: measured.annex_lines,
             },
         };
-        let statement = Statement::new(job.artifact_key(), measured.checksum_sha256.clone(), manifest::PREDICATE_TYPE, predicate);
+        let statement =
+            Statement::new(job.artifact_key(), measured.checksum_sha256.clone(), manifest::PREDICATE_TYPE, predicate);
         let bytes = jcs::to_vec(&statement).map_err(|e| impossible(&e.to_string()))?;
         if bytes.len() > dsse::MAX_STATEMENT_BYTES {
             return Err(impossible("the statement is larger than 4,000 bytes"));
@@ -303,12 +332,17 @@ impl Domain {
 
     /// Writes the manifest under lock and reads it back: byte-equal, and good under our own public key.
     async fn write_manifest(&self, bucket: &Bucket, job: &BackupJob) -> Result<Option<String>, Stop> {
-        let signed = job.seal.manifest.as_ref().ok_or_else(|| {
-            Stop::Failed(FailureClass::SealImpossible, "no manifest to write".into())
-        })?;
+        let signed = job
+            .seal
+            .manifest
+            .as_ref()
+            .ok_or_else(|| Stop::Failed(FailureClass::SealImpossible, "no manifest to write".into()))?;
         let envelope = signed.envelope()?.into_bytes();
         let key = job.manifest_key();
-        let version = match bucket.put_locked(&key, &envelope, crate::edge::timestamp(&job.retain_until), "application/json").await? {
+        let version = match bucket
+            .put_locked(&key, &envelope, crate::edge::timestamp(&job.retain_until), "application/json")
+            .await?
+        {
             PutOutcome::Written { version_id } | PutOutcome::AlreadyThere { version_id } => version_id,
         };
         self.fault_point("seal:manifest-written");
@@ -318,14 +352,20 @@ impl Domain {
         }
         let keys = self.keyring.public_keys();
         let envelope = dsse::Envelope::from_bytes(&back).map_err(|e| mismatch(e.to_string()))?;
-        let verified = manifest::verify(&envelope, keys).map_err(|e| Stop::Failed(FailureClass::SealImpossible, e.to_string()))?;
+        let verified =
+            manifest::verify(&envelope, keys).map_err(|e| Stop::Failed(FailureClass::SealImpossible, e.to_string()))?;
         if verified.hash != manifest::hash(signed.statement.as_bytes()) {
             return Err(mismatch("the manifest read back states something else"));
         }
         Ok(version)
     }
 
-    async fn complete(&self, record: &mut Record<BackupJob>, measured: &BackupMeasurements, version: Option<String>) -> Result<(), Stop> {
+    async fn complete(
+        &self,
+        record: &mut Record<BackupJob>,
+        measured: &BackupMeasurements,
+        version: Option<String>,
+    ) -> Result<(), Stop> {
         let mut next = record.body.clone();
         let impossible = || Stop::Failed(FailureClass::SealImpossible, "completed without manifest or artifact".into());
         let signed = next.seal.manifest.clone().ok_or_else(impossible)?;
@@ -369,7 +409,9 @@ async fn list_parts(bucket: &Bucket, key: &str, upload_id: &str, list: &PartsLis
     let by_number: HashMap<u32, _> = uploaded.into_iter().map(|p| (p.number, p)).collect();
     let mut parts = Vec::with_capacity(list.parts.len());
     for part in &list.parts {
-        let there = by_number.get(&part.number).ok_or_else(|| mismatch(format!("part {} is not in the upload", part.number)))?;
+        let there = by_number
+            .get(&part.number)
+            .ok_or_else(|| mismatch(format!("part {} is not in the upload", part.number)))?;
         let sha256 = STANDARD.encode(hex::decode(&part.sha256).unwrap_or_default());
         let digest_agrees = there.sha256_base64.as_deref().is_none_or(|given| given == sha256);
         if there.size_bytes != part.size_bytes || !digest_agrees {
@@ -409,9 +451,13 @@ impl Expected {
         }
         let etag = facts.etag.as_deref().map(|e| e.trim_matches('"'));
         match (facts.checksum_sha256.as_deref(), etag, self.etag.as_deref()) {
-            (Some(given), ..) if given == self.sha256 => Ok(Attested { algorithm: "sha256-composite".into(), value: given.into() }),
+            (Some(given), ..) if given == self.sha256 => {
+                Ok(Attested { algorithm: "sha256-composite".into(), value: given.into() })
+            }
             (Some(_), ..) => Err(mismatch("the provider attests another checksum")),
-            (None, Some(given), Some(expected)) if given == expected => Ok(Attested { algorithm: "md5-etag".into(), value: given.into() }),
+            (None, Some(given), Some(expected)) if given == expected => {
+                Ok(Attested { algorithm: "md5-etag".into(), value: given.into() })
+            }
             (None, Some(_), Some(_)) => Err(mismatch("the object's ETag is not that of the parts that were uploaded")),
             _ => Ok(Attested { algorithm: "none".into(), value: String::new() }),
         }
@@ -419,7 +465,12 @@ impl Expected {
 }
 
 /// A version on the attempt's key that is exactly what would have been completed.
-async fn find_completed(bucket: &Bucket, job: &BackupJob, key: &str, expected: &Expected) -> Result<Option<Option<String>>, Stop> {
+async fn find_completed(
+    bucket: &Bucket,
+    job: &BackupJob,
+    key: &str,
+    expected: &Expected,
+) -> Result<Option<Option<String>>, Stop> {
     let attempt = job.attempt.to_string();
     for version in bucket.find_versions(key).await? {
         let Some(facts) = bucket.head(key, version.version_id.as_deref()).await? else { continue };
@@ -435,7 +486,9 @@ async fn find_completed(bucket: &Bucket, job: &BackupJob, key: &str, expected: &
 /// The lock as read back: where it is visible it must reach as far as was asked for.
 fn observed_retention(facts: &ObjectFacts, wanted: &str) -> Result<Retention, Stop> {
     match facts.lock {
-        ObservedLock::NotObservable => Ok(Retention { mode: NOT_OBSERVABLE.into(), retain_until: NOT_OBSERVABLE.into() }),
+        ObservedLock::NotObservable => {
+            Ok(Retention { mode: NOT_OBSERVABLE.into(), retain_until: NOT_OBSERVABLE.into() })
+        }
         ObservedLock::Unlocked => Err(mismatch("the object is not locked")),
         ObservedLock::Locked { mode, retain_until } => {
             if !facts.lock.holds_until(crate::edge::timestamp(wanted)) {

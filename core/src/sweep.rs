@@ -44,7 +44,9 @@ impl Domain {
         for key in due {
             match self.sweep_one(&key).await {
                 Ok(errand) => errands.extend(errand),
-                Err(DomainError::Refused(detail)) => tracing::debug!(pk = key.pk, sk = key.sk, message = detail.message, "moved meanwhile"),
+                Err(DomainError::Refused(detail)) => {
+                    tracing::debug!(pk = key.pk, sk = key.sk, message = detail.message, "moved meanwhile")
+                }
                 Err(error) => tracing::error!(pk = key.pk, sk = key.sk, %error, "sweep failed"),
             }
         }
@@ -54,11 +56,15 @@ impl Domain {
     async fn sweep_one(&self, key: &Key) -> Result<Option<Errand>> {
         match key.sk.split('#').next() {
             Some("BACKUP") => match self.table.get::<BackupJob>(key).await? {
-                Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => self.sweep_backup(record).await,
+                Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => {
+                    self.sweep_backup(record).await
+                }
                 _ => Ok(None),
             },
             Some("RESTORE") => match self.table.get::<RestoreJob>(key).await? {
-                Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => self.sweep_restore(record).await,
+                Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => {
+                    self.sweep_restore(record).await
+                }
                 _ => Ok(None),
             },
             Some("CHECK") => match self.table.get::<CheckJob>(key).await? {
@@ -92,7 +98,12 @@ impl Domain {
             }
             BackupState::Claimed | BackupState::Running => {
                 let claimed = job.claim.claimed_at.clone().unwrap_or_default();
-                let last = self.last_heartbeat(&org, &database, &id).await?.map(|h| h.at).filter(|at| *at > claimed).unwrap_or(claimed);
+                let last = self
+                    .last_heartbeat(&org, &database, &id)
+                    .await?
+                    .map(|h| h.at)
+                    .filter(|at| *at > claimed)
+                    .unwrap_or(claimed);
                 let silent_until = time::parse_ms(&last).unwrap_or_default() + SILENCE_SECONDS * 1000;
                 if silent_until <= self.edge.now_ms() {
                     self.fail_backup(&record, FailureClass::RunnerLost, "sentinel", AssertedBy::ControlPlane).await?;
@@ -129,7 +140,8 @@ impl Domain {
             RestoreState::Created => {
                 next.due_at = None;
                 let event = Event::RestoreCancelled { reason: "tokenExpired".into() };
-                self.move_restore(&record, next, RestoreState::Cancelled, event, AssertedBy::ControlPlane, Vec::new()).await?;
+                self.move_restore(&record, next, RestoreState::Cancelled, event, AssertedBy::ControlPlane, Vec::new())
+                    .await?;
             }
             RestoreState::Completed => {
                 let call = (!job.receipt_published).then(|| WorkerCall::PublishReceipt {
@@ -148,7 +160,15 @@ impl Domain {
                 let silent_until = time::parse_ms(&last).unwrap_or_default() + restores::SILENCE_SECONDS * 1000;
                 if silent_until <= self.edge.now_ms() {
                     next.due_at = None;
-                    self.move_restore(&record, next, RestoreState::TimedOut, Event::RestoreTimedOut {}, AssertedBy::ControlPlane, Vec::new()).await?;
+                    self.move_restore(
+                        &record,
+                        next,
+                        RestoreState::TimedOut,
+                        Event::RestoreTimedOut {},
+                        AssertedBy::ControlPlane,
+                        Vec::new(),
+                    )
+                    .await?;
                 } else {
                     next.due_at = Some(time::format_ms(silent_until));
                     self.replace_restore(&record, &next).await?;
@@ -169,7 +189,9 @@ impl Domain {
         let mut errands = Vec::new();
         for key in due {
             let Some(record) = self.table.get::<DatabaseRecord>(&key).await? else { continue };
-            let Some(tick) = record.body.next_tick.clone().filter(|t| t.as_str() <= self.edge.now().as_str()) else { continue };
+            let Some(tick) = record.body.next_tick.clone().filter(|t| t.as_str() <= self.edge.now().as_str()) else {
+                continue;
+            };
             match self.tick(record, &tick).await {
                 Ok(errand) => errands.extend(errand),
                 Err(error) => tracing::error!(sk = key.sk, %error, "scheduled tick failed"),

@@ -73,9 +73,7 @@ impl DispatchCaller {
         let call = DispatchCall::Launch { org, job };
         let result = match self {
             Self::Here(dispatch) => dispatch.carry_out(call).await,
-            Self::Lambda(client, function) => {
-                invoke(client, function, InvocationType::Event, &call).await.map(|_| ())
-            }
+            Self::Lambda(client, function) => invoke(client, function, InvocationType::Event, &call).await.map(|_| ()),
         };
         if let Err(error) = result {
             tracing::error!(%error, "runner was not launched");

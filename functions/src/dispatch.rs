@@ -108,10 +108,13 @@ impl Dispatch {
                 }
             }
         };
-        match self.domain.mint_launch(&org, &job).await? {
-            Some(launch) => self.start(launch).await,
-            None => Ok(()),
+        let Some(launch) = self.domain.mint_launch(&org, &job).await? else { return Ok(()) };
+        let started = self.start(launch.clone()).await;
+        if started.is_err() {
+            // Nobody holds that secret: the job need not wait until it lapses.
+            self.domain.launch_failed(&launch).await?;
         }
+        started
     }
 
     async fn start(&self, launch: Launch) -> Result<()> {
@@ -206,5 +209,9 @@ impl ChildLauncher {
 
 fn not_started(launch: &Launch, reason: &str) -> DomainError {
     tracing::error!(job = %launch.job, reason, "runner did not start");
-    DomainError::refused(ErrorCode::Unavailable, format!("no runner could be started for {}", launch.job), "it will be tried again")
+    DomainError::refused(
+        ErrorCode::Unavailable,
+        format!("no runner could be started for {}", launch.job),
+        "it will be tried again",
+    )
 }

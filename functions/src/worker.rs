@@ -8,6 +8,7 @@ use axum::{
     body::Bytes,
     extract::{DefaultBodyLimit, Path, State},
     http::{HeaderMap, StatusCode},
+    middleware::map_response,
     routing::{get, post},
 };
 use walwarden_contract::{
@@ -31,7 +32,7 @@ use walwarden_core::{
 use walwarden_verifier::entry::AssertedBy;
 
 use crate::{
-    answer::{Answer, bearer, body, id, refuse},
+    answer::{Answer, bearer, body, id, in_our_form, no_route, refuse},
     callers::WorkerCaller,
 };
 
@@ -57,7 +58,9 @@ pub fn router(state: Worker) -> Router {
         .route("/worker/v1/{org}/{job}/transition", post(transition))
         .route("/worker/v1/{org}/{job}/finish", post(finish))
         .route("/worker/v1/{org}/{job}/state", get(state_of))
+        .method_not_allowed_fallback(no_route)
         .layer(DefaultBodyLimit::max(64 * 1024))
+        .layer(map_response(in_our_form))
         .with_state(state)
 }
 
@@ -79,7 +82,11 @@ impl Job {
 }
 
 /// Finds the job of a path and refuses whoever does not hold its session.
-async fn session(worker: &Worker, path: &(String, String), headers: &HeaderMap) -> Answer<(OrgId, DatabaseId, JobId, Job)> {
+async fn session(
+    worker: &Worker,
+    path: &(String, String),
+    headers: &HeaderMap,
+) -> Answer<(OrgId, DatabaseId, JobId, Job)> {
     let org: OrgId = id("organization", &path.0)?;
     let job: JobId = id("job", &path.1)?;
     let secret = bearer(headers)?;
@@ -104,7 +111,11 @@ async fn session(worker: &Worker, path: &(String, String), headers: &HeaderMap) 
     Ok((org, database, job, found))
 }
 
-async fn claim(State(worker): State<Worker>, Path(path): Path<(String, String)>, bytes: Bytes) -> Answer<Json<ClaimResponse>> {
+async fn claim(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    bytes: Bytes,
+) -> Answer<Json<ClaimResponse>> {
     let org: OrgId = id("organization", &path.0)?;
     let job: JobId = id("job", &path.1)?;
     let request: ClaimRequest = body(&bytes)?;
@@ -119,7 +130,11 @@ async fn claim(State(worker): State<Worker>, Path(path): Path<(String, String)>,
             1
         }
         JobId::Restore(_) => {
-            return Err(refuse(ErrorCode::InvalidRequest, "a restore is claimed with its token", "use /worker/v1/restores/claim"));
+            return Err(refuse(
+                ErrorCode::InvalidRequest,
+                "a restore is claimed with its token",
+                "use /worker/v1/restores/claim",
+            ));
         }
     };
     Ok(Json(ClaimResponse { job_id: job, attempt, at: worker.domain.edge.now() }))
@@ -132,11 +147,16 @@ async fn inspect(State(worker): State<Worker>, bytes: Bytes) -> Answer<Json<Insp
 
 async fn claim_restore(State(worker): State<Worker>, bytes: Bytes) -> Answer<Json<RestoreClaimResponse>> {
     let request: RestoreClaimRequest = body(&bytes)?;
-    let claimed = worker.domain.claim_restore(request.token.expose(), &request.session_sha256, &request.worker_version).await?;
+    let claimed =
+        worker.domain.claim_restore(request.token.expose(), &request.session_sha256, &request.worker_version).await?;
     Ok(Json(claimed))
 }
 
-async fn instructions(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap) -> Answer<Json<Instructions>> {
+async fn instructions(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Json<Instructions>> {
     let (.., job) = session(&worker, &path, &headers).await?;
     Ok(Json(match job {
         Job::Backup(record) => Instructions::Backup(Box::new(worker.domain.backup_instructions(&record.body).await?)),
@@ -145,7 +165,12 @@ async fn instructions(State(worker): State<Worker>, Path(path): Path<(String, St
     }))
 }
 
-async fn part(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap, bytes: Bytes) -> Answer<Json<SignedRequest>> {
+async fn part(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<Json<SignedRequest>> {
     let (.., job) = session(&worker, &path, &headers).await?;
     let request: PartRequest = body(&bytes)?;
     match job {
@@ -154,7 +179,12 @@ async fn part(State(worker): State<Worker>, Path(path): Path<(String, String)>, 
     }
 }
 
-async fn document(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap, bytes: Bytes) -> Answer<Json<SignedRequest>> {
+async fn document(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<Json<SignedRequest>> {
     let (.., job) = session(&worker, &path, &headers).await?;
     let request: DocumentRequest = body(&bytes)?;
     match job {
@@ -163,12 +193,19 @@ async fn document(State(worker): State<Worker>, Path(path): Path<(String, String
     }
 }
 
-async fn heartbeat(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap, bytes: Bytes) -> Answer<Json<HeartbeatResponse>> {
+async fn heartbeat(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<Json<HeartbeatResponse>> {
     let (org, database, id, job) = session(&worker, &path, &headers).await?;
     let mut beat: Heartbeat = body(&bytes)?;
     beat.phase = beat.phase.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(30).collect();
     let live = match &job {
-        Job::Backup(record) => matches!(record.body.state, BackupState::Claimed | BackupState::Running | BackupState::Finalizing),
+        Job::Backup(record) => {
+            matches!(record.body.state, BackupState::Claimed | BackupState::Running | BackupState::Finalizing)
+        }
         Job::Check(record) => !record.body.status().r#final,
         // A restore that was given up may still complete late.
         Job::Restore(record) => !record.body.state.is_final() || record.body.state == RestoreState::TimedOut,
@@ -177,7 +214,12 @@ async fn heartbeat(State(worker): State<Worker>, Path(path): Path<(String, Strin
     Ok(Json(HeartbeatResponse { action: if live { HeartbeatAction::Continue } else { HeartbeatAction::Cancel } }))
 }
 
-async fn transition(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap, bytes: Bytes) -> Answer<Json<JobStatus>> {
+async fn transition(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<Json<JobStatus>> {
     let (org, database, _, job) = session(&worker, &path, &headers).await?;
     let step: Transition = body(&bytes)?;
     let domain = &worker.domain;
@@ -187,13 +229,8 @@ async fn transition(State(worker): State<Worker>, Path(path): Path<(String, Stri
             domain.backup_running(&record, started).await?.status()
         }
         (Job::Backup(record), Transition::Failed { class, detail }) => {
-            let failed = matches!(record.body.state, BackupState::FailedRetryable | BackupState::FailedTerminal);
-            if failed && record.body.failure == Some(class) {
-                return Ok(Json(record.body.status()));
-            }
             tracing::warn!(backup = %record.body.id, class = class.as_str(), detail, "runner reported a failure");
-            let actor = format!("runner:{}", record.body.id);
-            let job = domain.fail_backup(&record, class, &actor, AssertedBy::Runner).await?;
+            let job = domain.backup_failed(&record, class).await?;
             let backup = job.id.clone();
             worker.caller.send(WorkerCall::ClearLeftovers { org, database, backup }).await;
             job.status()
@@ -207,7 +244,12 @@ async fn transition(State(worker): State<Worker>, Path(path): Path<(String, Stri
     }))
 }
 
-async fn finish(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap, bytes: Bytes) -> Answer<(StatusCode, Json<JobStatus>)> {
+async fn finish(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<(StatusCode, Json<JobStatus>)> {
     let (org, database, _, job) = session(&worker, &path, &headers).await?;
     let finish: Finish = body(&bytes)?;
     let domain = &worker.domain;
@@ -220,7 +262,9 @@ async fn finish(State(worker): State<Worker>, Path(path): Path<(String, String)>
             }
             job.status()
         }
-        (Job::Check(record), Finish::Check(report)) => domain.finish_check(*record, Ok(report), AssertedBy::Runner).await?,
+        (Job::Check(record), Finish::Check(report)) => {
+            domain.finish_check(*record, Ok(report), AssertedBy::Runner).await?
+        }
         (Job::Restore(record), Finish::Restore(report)) => {
             let job = domain.finish_restore(&record, *report).await?;
             let restore = job.id.clone();
@@ -233,7 +277,11 @@ async fn finish(State(worker): State<Worker>, Path(path): Path<(String, String)>
     Ok((code, Json(status)))
 }
 
-async fn state_of(State(worker): State<Worker>, Path(path): Path<(String, String)>, headers: HeaderMap) -> Answer<Json<JobStatus>> {
+async fn state_of(
+    State(worker): State<Worker>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Json<JobStatus>> {
     let (.., job) = session(&worker, &path, &headers).await?;
     Ok(Json(job.status()))
 }

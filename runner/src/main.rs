@@ -22,7 +22,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         [] => config::Config::from_env().and_then(|config| run(job::run(config))),
-        ["dump-to-file", options @ ..] => to_file::Options::parse(options).and_then(|options| run(to_file::run(options))),
+        ["dump-to-file", options @ ..] => {
+            to_file::Options::parse(options).and_then(|options| run(to_file::run(options)))
+        }
         ["--version"] => {
             println!("walwarden-runner {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;

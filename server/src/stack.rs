@@ -68,7 +68,11 @@ impl Stack {
         let mut tasks = Vec::new();
         let aws = match &wiring.dynamodb_endpoint {
             Some(endpoint) => {
-                aws_config::defaults(BehaviorVersion::latest()).http_client(http_client()).endpoint_url(endpoint).load().await
+                aws_config::defaults(BehaviorVersion::latest())
+                    .http_client(http_client())
+                    .endpoint_url(endpoint)
+                    .load()
+                    .await
             }
             None => {
                 let (endpoint, task) = embedded_dynamodb(data, stopped.clone()).await?;
@@ -118,7 +122,8 @@ impl Stack {
         }
 
         let worker_caller = WorkerCaller::Here(Arc::clone(&domain));
-        let mut environment = vec![("RUST_LOG".to_owned(), std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()))];
+        let mut environment =
+            vec![("RUST_LOG".to_owned(), std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()))];
         environment.extend(wiring.pg_bin.clone().map(|dirs| ("WALWARDEN_PG_BIN".to_owned(), dirs)));
         environment.push(("WALWARDEN_WORK_DIR".to_owned(), data.runners_directory()?));
         let launcher = ChildLauncher {
@@ -185,7 +190,10 @@ where
 
 /// The embedded engine: DynamoDB's wire protocol on a loopback port of its own. It checks no signatures, so
 /// it must never listen anywhere else.
-async fn embedded_dynamodb(data: &DataDirectory, stopped: watch::Receiver<bool>) -> Result<(String, Vec<JoinHandle<()>>)> {
+async fn embedded_dynamodb(
+    data: &DataDirectory,
+    stopped: watch::Receiver<bool>,
+) -> Result<(String, Vec<JoinHandle<()>>)> {
     let path = data.join("table.sqlite");
     let Some(path) = path.to_str() else { bail!("the data directory's path is not UTF-8") };
     let database = dynoxide::Database::new(path).with_context(|| format!("could not open {path}"))?;

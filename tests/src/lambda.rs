@@ -30,7 +30,8 @@ impl LambdaRuntime {
         let ports = PortBlock::take()?;
         let port = ports.port(0);
         // It knows functions as binaries of a package, though it is told to build and watch nothing.
-        let mut manifest = "[package]\nname = \"none\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n".to_owned();
+        let mut manifest =
+            "[package]\nname = \"none\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n".to_owned();
         for name in functions {
             manifest.push_str(&format!("[[bin]]\nname = \"{name}\"\npath = \"src/main.rs\"\n"));
         }
@@ -42,7 +43,9 @@ impl LambdaRuntime {
         command.arg(port.to_string()).current_dir(&scratch).env("HOME", &scratch);
         // Toolchains are found by the home directory that was just taken away.
         for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-            if std::env::var_os(name).is_none() && let Some(home) = std::env::home_dir() {
+            if std::env::var_os(name).is_none()
+                && let Some(home) = std::env::home_dir()
+            {
                 command.env(name, home.join(folder));
             }
         }

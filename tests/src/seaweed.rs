@@ -83,12 +83,26 @@ impl Seaweed {
         }
         let text = std::fs::read_to_string(&kept).with_context(|| format!("could not read {}", kept.display()))?;
         let server: serde_json::Value = serde_json::from_str(&text)?;
-        let field = |name: &str| server[name].as_str().map(str::to_owned).with_context(|| format!("{name} is missing in {}", kept.display()));
+        let field = |name: &str| {
+            server[name].as_str().map(str::to_owned).with_context(|| format!("{name} is missing in {}", kept.display()))
+        };
         let port = server["firstPort"].as_u64().and_then(|p| u16::try_from(p).ok()).context("firstPort is missing")?;
-        Self::run(field("accessKey")?, field("secretKey")?, &directory.join("data"), scratch()?, PortBlock::take_at(port)?)
+        Self::run(
+            field("accessKey")?,
+            field("secretKey")?,
+            &directory.join("data"),
+            scratch()?,
+            PortBlock::take_at(port)?,
+        )
     }
 
-    fn run(access_key: String, secret_key: String, data: &Path, scratch: PathBuf, ports: PortBlock) -> anyhow::Result<Seaweed> {
+    fn run(
+        access_key: String,
+        secret_key: String,
+        data: &Path,
+        scratch: PathBuf,
+        ports: PortBlock,
+    ) -> anyhow::Result<Seaweed> {
         let program = tools::program("weed")?;
         let config = scratch.join("s3.json");
         let identity = json!({

@@ -1,8 +1,11 @@
 //! The command line: one file per command.
 
+mod prove;
 mod restore;
 
 pub use restore::RestoreArguments;
+
+use std::ffi::OsString;
 
 use clap::{Parser, Subcommand, error::ContextKind, error::ContextValue};
 
@@ -20,6 +23,8 @@ pub struct Arguments {
 enum Command {
     /// Restore a backup into a database of yours, on this machine.
     Restore(Box<RestoreArguments>),
+    /// Compare a database with a backup, row for row, without token and server.
+    Prove(Box<prove::ProveArguments>),
 }
 
 impl Arguments {
@@ -27,6 +32,7 @@ impl Arguments {
     pub fn json(&self) -> bool {
         match &self.command {
             Command::Restore(arguments) => arguments.json,
+            Command::Prove(arguments) => arguments.json,
         }
     }
 
@@ -34,13 +40,14 @@ impl Arguments {
     pub async fn run(self, output: &Output) -> Result<(), Failure> {
         match self.command {
             Command::Restore(arguments) => restore::run(*arguments, output).await,
+            Command::Prove(arguments) => prove::run(*arguments, output).await,
         }
     }
 }
 
-/// clap's refusal as ours. It may quote what was typed, which may be a connection string: such words
+/// clap's refusal of `words` as ours. It may quote what was typed, which may be a connection string: such words
 /// are left out.
-pub fn unusable(error: &clap::Error) -> Failure {
+pub fn unusable(error: &clap::Error, words: &[OsString]) -> Failure {
     let quoted = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
@@ -53,5 +60,7 @@ pub fn unusable(error: &clap::Error) -> Failure {
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
     let message =
         if secret { "an argument is not understood (not repeated here: it may hold a password)" } else { first };
-    Failure::user("invalid_arguments", message).hint("walwarden restore --help lists what is accepted")
+    let command = words.iter().skip(1).find_map(|word| ["restore", "prove"].into_iter().find(|name| word == name));
+    let command = command.map(|name| format!("{name} ")).unwrap_or_default();
+    Failure::user("invalid_arguments", message).hint(format!("walwarden {command}--help lists what is accepted"))
 }

@@ -50,13 +50,24 @@ pub fn create_statement(name: &str, source: &Database, target_major: u32) -> Str
     statement
 }
 
-/// Makes the empty database; what an earlier try of the same restore left is removed first.
-pub async fn create(client: &Client, name: &str, source: &Database, target_major: u32) -> Result<(), Failure> {
+/// Makes the empty database; what an earlier try of the same restore left is removed first. `heir` gets it at once:
+/// from Postgres 15 on only a database's owner may create in its schema `public`, and so what others are to own there
+/// cannot be given to them otherwise.
+pub async fn create(
+    client: &Client,
+    name: &str,
+    source: &Database,
+    target_major: u32,
+    heir: Option<&str>,
+) -> Result<(), Failure> {
     discard(client, name).await?;
     client
         .batch_execute(&create_statement(name, source, target_major))
         .await
-        .map_err(|error| failed("create the database", &error))
+        .map_err(|error| failed("create the database", &error))?;
+    let Some(heir) = heir else { return Ok(()) };
+    let give = format!("ALTER DATABASE {} OWNER TO {}", quote::ident(name), quote::ident(heir));
+    client.batch_execute(&give).await.map_err(|error| failed("give the new database to its owner", &error))
 }
 
 /// Removes an unfinished database, and whoever is connected to it.
@@ -65,17 +76,18 @@ pub async fn discard(client: &Client, name: &str) -> Result<(), Failure> {
     client.batch_execute(&statement).await.map_err(|error| failed("drop the unfinished database", &error))
 }
 
-/// Properties and final name, all or nothing. `rehearse` rolls everything back: it finds what would fail before the
-/// long work.
+/// Properties and final name, all or nothing. `heir` is who has the database already, where it is not the restoring
+/// role. `rehearse` rolls everything back: it finds what would fail before the long work.
 pub async fn complete(
     client: &Client,
     temporary: &str,
     name: &str,
     source: &Database,
+    heir: Option<&str>,
     rehearse: bool,
 ) -> Result<(), Failure> {
     let mut script = String::from("BEGIN;\n");
-    for statement in property_statements(temporary, source) {
+    for statement in property_statements(temporary, source, heir) {
         script.push_str(&statement);
         script.push_str(";\n");
     }
@@ -118,7 +130,7 @@ fn is_hindrance(name: &str) -> bool {
     name.ends_with("_timeout") || name == "default_transaction_read_only" || name == "transaction_read_only"
 }
 
-fn property_statements(name: &str, source: &Database) -> Vec<String> {
+fn property_statements(name: &str, source: &Database, heir: Option<&str>) -> Vec<String> {
     let database = quote::ident(name);
     // What was set for the loading itself goes first.
     let mut statements = vec![format!("ALTER DATABASE {database} RESET ALL")];
@@ -132,7 +144,7 @@ fn property_statements(name: &str, source: &Database) -> Vec<String> {
         statements.push(format!("ALTER DATABASE {database} IS_TEMPLATE true"));
     }
     if let Some(items) = &source.acl {
-        statements.extend(acl::database_grants(name, &source.owner, items));
+        statements.extend(acl::database_grants(name, &source.owner, heir, items));
     }
     let usable = || source.settings.iter().filter(|setting| !loads_libraries(&setting.name));
     let (last, first): (Vec<&Setting>, Vec<&Setting>) = usable().partition(|setting| is_hindrance(&setting.name));
@@ -255,7 +267,7 @@ mod tests {
             ..Database::default()
         };
         insta::assert_snapshot!(create_statement("new", &source, 16));
-        insta::assert_snapshot!(property_statements("new", &source).join("\n"));
+        insta::assert_snapshot!(property_statements("new", &source, None).join("\n"));
     }
 
     #[test]

@@ -10,9 +10,15 @@ use walwarden_contract::{
     quote,
     worker::{Finish, RestoreReport, Transition},
 };
-use walwarden_verifier::{ids::shown, receipt::Proof};
+use walwarden_verifier::ids::shown;
 
-use super::{database, download, later, prepare::Prepared, session::Reporter, workspace::Workspace};
+use super::{
+    database, download, later,
+    prepare::Prepared,
+    prove::{self, Outcome},
+    session::Reporter,
+    workspace::Workspace,
+};
 use crate::{
     failure::Failure,
     format,
@@ -24,10 +30,8 @@ use crate::{
 pub struct Restored {
     /// SHA-256 of the artifact on disk.
     pub checksum_sha256: String,
-    /// What was proven.
-    pub proof: Proof,
-    /// The same for people.
-    pub proof_lines: Vec<String>,
+    /// What was compared, if anything.
+    pub proof: Option<Outcome>,
 }
 
 /// Reports and says what was restored.
@@ -40,15 +44,18 @@ pub async fn complete(
     started: Instant,
     output: &Output,
 ) -> Result<(), Failure> {
+    let proof = restored.proof.as_ref().map_or_else(prove::not_run, Outcome::proof);
     let finish = Finish::Restore(Box::new(RestoreReport {
         bytes_restored: prepared.artifact_bytes(),
         checksum_sha256: restored.checksum_sha256.clone(),
         plan: prepared.plan.counts.clone(),
-        proof: restored.proof.clone(),
+        proof: proof.clone(),
         pg_restore_version: prepared.program.version.clone(),
         target_server_version: prepared.facts.version.clone(),
     }));
+    output.phase("report", 0);
     let sealed = reporter.finish(&finish).await;
+    output.halt();
     let _ = std::fs::remove_file(workspace.path(download::ARTIFACT));
     let unsealed = match &sealed {
         Ok(_) => None,
@@ -64,8 +71,8 @@ pub async fn complete(
     if sealed.is_ok() {
         workspace.remove();
     }
-    for line in &restored.proof_lines {
-        output.say(line);
+    if let Some(outcome) = &restored.proof {
+        outcome.tell(output);
     }
     let look = format!("psql {}", quote::sh(&prepared.target.redacted(&prepared.plan.database)));
     let size = format::bytes(prepared.artifact_bytes());
@@ -84,7 +91,7 @@ pub async fn complete(
         "restoreId": prepared.restore_id(),
         "database": prepared.plan.database,
         "plan": prepared.plan.counts,
-        "proof": restored.proof,
+        "proof": proof,
         "pgRestore": prepared.program.version,
         "sealed": sealed.is_ok(),
         "receiptHash": sealed.as_ref().ok().and_then(|status| status.receipt_hash.clone()),
@@ -105,6 +112,7 @@ pub async fn give_up(
     output: &Output,
 ) -> Failure {
     let mut failure = failure;
+    output.halt();
     if let Some(temporary) = &prepared.plan.temporary_database {
         let drop_it = format!(
             "psql {} -c {}",

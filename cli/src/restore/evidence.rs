@@ -1,7 +1,7 @@
 //! What is to be restored, as the signature says: manifest under a trusted key, annex under the
 //! manifest. Nothing here spends the token.
 
-use std::{path::Path, time::Duration};
+use std::{io::Read, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
 use walwarden_client::{ApiClient, RetryPolicy, worker};
@@ -34,6 +34,9 @@ pub struct Evidence {
     /// The annex' bytes, to keep.
     pub annex_file: Vec<u8>,
 }
+
+/// Largest envelope file that is read.
+const MAX_ENVELOPE_BYTES: u64 = 1024 * 1024;
 
 /// Names under which a workspace keeps evidence, so that an interrupted restore can go on when the token has expired.
 const ENVELOPE: &str = "manifest.json";
@@ -68,6 +71,23 @@ impl Evidence {
         Ok(Self { manifest, annex, key_source, envelope, annex_file })
     }
 
+    /// From files as they lie in the bucket, without token and server.
+    pub fn from_files(envelope: &Path, annex: &Path, pubkey: &Path) -> Result<Self, Failure> {
+        let keys = keys_in(pubkey)?;
+        let key_source = format!("file {}", pubkey.display());
+        let envelope_bytes = read_file("envelope", envelope, MAX_ENVELOPE_BYTES)?;
+        let manifest = open_manifest(&envelope_bytes, &keys, &key_source).map_err(|failure| Failure {
+            message: format!("{}: {}", envelope.display(), failure.message),
+            ..failure
+        })?;
+        let annex_file = read_file("annex", annex, MAX_ANNEX_BYTES)?;
+        let records = verify_annex(&annex_file, &manifest).map_err(|failure| {
+            Failure { message: format!("{}: {}", annex.display(), failure.message), ..failure }
+                .hint(format!("that manifest's annex is {} in the bucket", shown(&manifest.backup().annex.key)))
+        })?;
+        Ok(Self { manifest, annex: records, key_source, envelope: envelope_bytes, annex_file })
+    }
+
     /// Keeps it in the workspace.
     pub fn keep(&self, workspace: &Workspace) -> Result<(), Failure> {
         workspace.write(ENVELOPE, &self.envelope)?;
@@ -75,17 +95,40 @@ impl Evidence {
     }
 }
 
+fn keys_in(path: &Path) -> Result<KeySet, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::user("pubkey_unreadable", format!("could not read the public keys in {}: {error}", path.display()))
+            .hint("check --pubkey or WALWARDEN_PUBKEY")
+    })?;
+    KeySet::from_pem(&text).map_err(|error| {
+        Failure::user("pubkey_invalid", format!("{}: {error}", path.display()))
+            .hint("download it again from /.well-known/walwarden-pubkey.pem")
+    })
+}
+
+fn read_file(what: &str, path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    let read = || {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read().map_err(|error| {
+        Failure::user(
+            &format!("{what}_unreadable"),
+            format!("could not read the {what} in {}: {error}", path.display()),
+        )
+        .hint(format!("check --{what}; it names a file fetched from the bucket"))
+    })?;
+    if bytes.len() as u64 > most {
+        let message = format!("{} is larger than any {what}", path.display());
+        return Err(Failure::user(&format!("{what}_invalid"), message).hint(format!("check --{what}")));
+    }
+    Ok(bytes)
+}
+
 async fn trusted_keys(client: &ApiClient, pubkey: Option<&Path>) -> Result<(KeySet, String), Failure> {
     if let Some(path) = pubkey {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::user("pubkey_unreadable", format!("could not read the public keys in {}: {error}", path.display()))
-                .hint("check --pubkey or WALWARDEN_PUBKEY")
-        })?;
-        let keys = KeySet::from_pem(&text).map_err(|error| {
-            Failure::user("pubkey_invalid", format!("{}: {error}", path.display()))
-                .hint("download it again from /.well-known/walwarden-pubkey.pem")
-        })?;
-        return Ok((keys, format!("file {}", path.display())));
+        return Ok((keys_in(path)?, format!("file {}", path.display())));
     }
     let bytes = client.get_bytes("read the public keys", "/.well-known/walwarden-pubkey.pem").await?;
     let keys = String::from_utf8(bytes).ok().and_then(|text| KeySet::from_pem(&text).ok());
@@ -96,14 +139,9 @@ async fn trusted_keys(client: &ApiClient, pubkey: Option<&Path>) -> Result<(KeyS
     Ok((keys, format!("server {}", client.origin())))
 }
 
-fn verify_manifest(
-    envelope: &[u8],
-    keys: &KeySet,
-    key_source: &str,
-    request: &Request,
-) -> Result<VerifiedManifest, Failure> {
+fn open_manifest(envelope: &[u8], keys: &KeySet, key_source: &str) -> Result<VerifiedManifest, Failure> {
     let parsed = Envelope::from_bytes(envelope).and_then(|envelope| manifest::verify(&envelope, keys));
-    let verified = parsed.map_err(|error| {
+    parsed.map_err(|error| {
         let failure = Failure::class(
             FailureClass::ManifestInvalid,
             format!("the manifest is not good: {}", shown(&error.to_string())),
@@ -113,7 +151,16 @@ fn verify_manifest(
                 .hint(format!("the trusted keys come from {key_source}; if that is not who you expect, stop here")),
             _ => failure,
         }
-    })?;
+    })
+}
+
+fn verify_manifest(
+    envelope: &[u8],
+    keys: &KeySet,
+    key_source: &str,
+    request: &Request,
+) -> Result<VerifiedManifest, Failure> {
+    let verified = open_manifest(envelope, keys, key_source)?;
     if verified.hash != request.manifest {
         let message = format!("the server gave the manifest {} instead of the one asked for", verified.hash);
         return Err(Failure::class(FailureClass::ManifestInvalid, message));

@@ -129,7 +129,10 @@ pub fn check(
     })?;
     let claims = claims(&token, &manifest, mode, now_seconds, resumable)?;
     let mut warnings = Vec::new();
-    let target = target(arguments, environment, mode, &mut warnings)?;
+    let target = target(arguments.target.as_deref(), environment, arguments.json, &mut warnings)?;
+    if mode == RestoreMode::InPlace && target.dbname.is_none() {
+        return Err(no_database("and in_place overwrites one", "overwrite"));
+    }
     let base_url = base_url(arguments, environment);
     let created_database = arguments.created_database.clone();
     Ok(Request { manifest, mode, target, created_database, jobs, token, claims, base_url, warnings })
@@ -149,11 +152,15 @@ fn manifest(text: Option<&str>) -> Result<String, Failure> {
     Ok(hex)
 }
 
+/// The mode of that name.
+pub fn mode_named(name: &str) -> Option<RestoreMode> {
+    [RestoreMode::NewDatabase, RestoreMode::InPlace].into_iter().find(|mode| mode.as_str() == name)
+}
+
 fn mode(text: Option<&str>) -> Result<RestoreMode, Failure> {
-    match text {
-        Some("new_database") => Ok(RestoreMode::NewDatabase),
-        Some("in_place") => Ok(RestoreMode::InPlace),
-        Some(_) => Err(Failure::user("mode_invalid", "--mode is neither new_database nor in_place")
+    match text.map(mode_named) {
+        Some(Some(mode)) => Ok(mode),
+        Some(None) => Err(Failure::user("mode_invalid", "--mode is neither new_database nor in_place")
             .hint("new_database touches nothing that exists and is the safe choice")),
         None => Err(Failure::user("mode_missing", "--mode is missing: new_database or in_place")
             .hint("new_database touches nothing that exists and is the safe choice")),
@@ -224,19 +231,24 @@ fn claims(
     Ok(claims)
 }
 
-fn target(
-    arguments: &RestoreArguments,
+/// The refusal of a target without a database.
+pub fn no_database(why: &str, purpose: &str) -> Failure {
+    Failure::user("target_database_missing", format!("the target connection string names no database, {why}"))
+        .hint(format!("end it with the database to {purpose}: postgresql://user@host:5432/dbname"))
+}
+
+/// The target of the flag, the environment, or asked for.
+pub fn target(
+    flag: Option<&str>,
     environment: &Environment,
-    mode: RestoreMode,
+    json: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Dsn, Failure> {
-    let given = arguments.target.clone().map(Secret::new);
+    let given = flag.map(Secret::new);
     let from_flag = given.is_some();
     let text = match given.or_else(|| environment.target.clone()) {
         Some(text) => text,
-        None if std::io::stdin().is_terminal() && !arguments.json => {
-            super::target::prompt::hidden("target connection string: ")?
-        }
+        None if std::io::stdin().is_terminal() && !json => super::target::prompt::hidden("target connection string: ")?,
         None => {
             return Err(Failure::user(
                 "target_missing",
@@ -253,15 +265,8 @@ fn target(
     })?;
     dsn.refuse_transaction_pooler().map_err(|error| {
         Failure::user("target_pooled", format!("the target connection string is refused: {}", error.problem))
-            .hint("a restore needs sessions of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same host; Neon: the host without -pooler)")
+            .hint("this needs sessions of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same host; Neon: the host without -pooler)")
     })?;
-    if mode == RestoreMode::InPlace && dsn.dbname.is_none() {
-        return Err(Failure::user(
-            "target_database_missing",
-            "the target connection string names no database, and in_place overwrites one",
-        )
-        .hint("end it with the database to overwrite: postgresql://user@host:5432/dbname"));
-    }
     if dsn.sslmode.is_none()
         && let Some(mode) = &environment.pg_sslmode
     {

@@ -92,18 +92,11 @@ pub async fn prepare<'a>(
 
     let mut target = Target::new(request.target.clone(), request.mode, environment)?;
     let control = Arc::new(target.reach(APPLICATION, output.is_person()).await.map_err(unspent)?);
-    let facts = Facts::read(&control, &evidence.annex.database, &evidence.annex.settings).await.map_err(unspent)?;
-    output.tell(
-        "target",
-        &format!(
-            "{}, Postgres {} as \"{}\"",
-            target.redacted(target.database()),
-            brief(&facts.version),
-            shown(&facts.role)
-        ),
-    );
+    let facts = Facts::read(&control, &evidence.annex).await.map_err(unspent)?;
+    output.tell("target", &target.redacted(target.database()));
+    output.tell("", &format!("Postgres {}, as \"{}\"", brief(&facts.version), shown(&facts.role)));
 
-    let program = choose_program(arguments, environment, &evidence, &facts, output)?;
+    let program = choose_program(arguments, environment, &evidence, &facts)?;
     let wishes = Wishes {
         mode: request.mode,
         created_database: request.created_database.as_deref(),
@@ -127,7 +120,11 @@ pub async fn prepare<'a>(
         return Err(refusal(&plan));
     }
     let jobs = jobs(&request, &evidence);
-    output.tell("engine", &format!("{program}, {}", format::counted(jobs as u64, "job")));
+    output.tell("engine", &format!("pg_restore {}, {}", program.version, format::counted(jobs as u64, "job")));
+    output.tell("", &program.path.display().to_string());
+    if let Some((major, minor)) = program.below_security_floor() {
+        output.warn(&format!("pg_restore {} is below {major}.{minor}: it has known vulnerabilities that an archive from an untrusted source could use; update it", program.version));
+    }
     let prepared = Prepared { arguments, request, evidence, target, control, facts, plan, program, jobs, base };
     check_disk(&prepared)?;
     lock(&prepared).await?;
@@ -139,7 +136,8 @@ fn unspent(failure: Failure) -> Failure {
     Failure { exit: ExitCode::UserError, ..failure }
 }
 
-fn describe(evidence: &Evidence, output: &Output) {
+/// Says what the backup is, who signed it, and why that key is trusted.
+pub fn describe(evidence: &Evidence, output: &Output) {
     let backup = evidence.manifest.backup();
     output.tell(
         "backup",
@@ -160,7 +158,7 @@ fn describe(evidence: &Evidence, output: &Output) {
 }
 
 /// `15.18 (Debian 15.18-0+deb12u1)` without what is in parentheses.
-fn brief(version: &str) -> String {
+pub fn brief(version: &str) -> String {
     shown(version.split(' ').next().unwrap_or_default())
 }
 
@@ -169,7 +167,6 @@ fn choose_program(
     environment: &Environment,
     evidence: &Evidence,
     facts: &Facts,
-    output: &Output,
 ) -> Result<Program, Failure> {
     let need = Need::of(&evidence.annex.header).ok_or_else(|| {
         Failure::user(
@@ -182,12 +179,8 @@ fn choose_program(
         tempfile::tempdir().map_err(|error| Failure::file("create a directory in", &std::env::temp_dir(), &error))?;
     let (named, found) = programs::installed(&arguments.pg_bin, environment);
     let reads = |program: &Program| programs::reads_codec(&program.path, &need, scratch.path());
-    let program = programs::choose(&named, &found, &need, facts.major(), reads)
-        .map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))?;
-    if let Some((major, minor)) = program.below_security_floor() {
-        output.warn(&format!("{program} is below {major}.{minor}: it has known vulnerabilities that an archive from an untrusted source could use; update it"));
-    }
-    Ok(program)
+    programs::choose(&named, &found, &need, facts.major(), reads)
+        .map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))
 }
 
 fn refusal(plan: &Plan) -> Failure {
@@ -198,6 +191,13 @@ fn refusal(plan: &Plan) -> Failure {
         format!("the backup cannot be restored exactly into this target: {}", reasons.join("; ")),
     )
     .hint(remedies.join("\n"))
+    .told(
+        match reasons.len() {
+            1 => "the backup cannot be restored exactly into this target, for the reason above".to_owned(),
+            many => format!("the backup cannot be restored exactly into this target, for the {many} reasons above"),
+        },
+        "follow the remedies, then run the same command again: the token is unspent",
+    )
 }
 
 fn jobs(request: &Request, evidence: &Evidence) -> usize {

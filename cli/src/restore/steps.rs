@@ -1,7 +1,7 @@
 //! The order of a restore: local guards, inspection, target and plan (nothing spent so far), claim,
 //! download, verification, pg_restore, proof, final name, report.
 
-use std::{thread, time::Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use walwarden_client::{
 use walwarden_contract::{
     exit::ExitCode, failure::FailureClass, ids::JobId, quote, token::RestoreMode, worker::Transition,
 };
-use walwarden_verifier::{ids::shown, receipt::Proof};
+use walwarden_verifier::ids::shown;
 
 use super::{
     artifact, database, download,
@@ -21,7 +21,7 @@ use super::{
     guards::{self, Environment},
     later,
     prepare::{self, Prepared},
-    prove,
+    prove::{self, Outcome},
     session::Reporter,
     watch,
     workspace::{self, Workspace},
@@ -103,8 +103,9 @@ async fn execute(
     let name = match &prepared.plan.temporary_database {
         Some(temporary) => {
             let source = &prepared.evidence.annex.database;
-            database::create(&prepared.control, temporary, source, prepared.facts.major()).await?;
-            database::complete(&prepared.control, temporary, &prepared.plan.database, source, true).await?;
+            let heir = heir(prepared);
+            database::create(&prepared.control, temporary, source, prepared.facts.major(), heir).await?;
+            database::complete(&prepared.control, temporary, &prepared.plan.database, source, heir, true).await?;
             set_lc_monetary(prepared, temporary).await?;
             temporary.clone()
         }
@@ -114,16 +115,22 @@ async fn execute(
 
     output.state("finalizing", json!({}));
     reporter.step(Transition::Finalizing {});
-    let (proof, proof_lines) = match prepared.arguments.prove {
-        true => stop.unless_signalled(check_proof(prepared, &name, output)).await?,
-        false => (prove::not_run(), Vec::new()),
+    let proof = match prepared.arguments.prove {
+        true => Some(stop.unless_signalled(check_proof(prepared, &name, output)).await?),
+        false => None,
     };
     if let Some(temporary) = &prepared.plan.temporary_database {
         let source = &prepared.evidence.annex.database;
         let control = prepared.control().await?;
-        database::complete(&control, temporary, &prepared.plan.database, source, false).await?;
+        database::complete(&control, temporary, &prepared.plan.database, source, heir(prepared), false).await?;
     }
-    Ok(Restored { checksum_sha256, proof, proof_lines })
+    Ok(Restored { checksum_sha256, proof })
+}
+
+/// Who owns the new database from the start. A superuser needs no one's rights and keeps it to the end.
+fn heir<'p>(prepared: &'p Prepared<'_>) -> Option<&'p str> {
+    let owner = prepared.evidence.annex.database.owner.as_str();
+    (!prepared.facts.superuser && owner != prepared.facts.role).then_some(owner)
 }
 
 /// Download, hash, table of contents.
@@ -231,32 +238,14 @@ async fn restore(
     Ok(())
 }
 
-async fn check_proof(prepared: &Prepared<'_>, name: &str, output: &Output) -> Result<(Proof, Vec<String>), Failure> {
-    let annex = &prepared.evidence.annex;
-    output.phase("prove", annex.tables.iter().map(|table| table.bytes).sum());
-    let connections = thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
-    let outcome = prove::prove(
-        &prepared.target,
-        name,
-        prepared.request.mode,
-        annex,
-        prepared.facts.lc_monetary_known,
-        connections,
-        output,
-    )
-    .await?;
-    output.done("compared");
-    let lines = outcome.lines();
-    output.document(&json!({ "proof": outcome, "verdict": outcome.verdict() }));
-    if outcome.verdict() == "different" {
-        for line in &lines {
-            output.say(line);
+async fn check_proof(prepared: &Prepared<'_>, name: &str, output: &Output) -> Result<Outcome, Failure> {
+    let (mode, annex) = (prepared.request.mode, &prepared.evidence.annex);
+    let outcome = prove::run(&prepared.target, name, mode, annex, prepared.facts.lc_monetary_known, output).await?;
+    match outcome.difference() {
+        Some(failure) => {
+            outcome.tell(output);
+            Err(failure)
         }
-        let names: Vec<&str> = outcome.different.iter().map(|(name, _)| name.as_str()).take(5).collect();
-        return Err(Failure::class(
-            FailureClass::ProofDiffers,
-            format!("the restored database differs from what was backed up: {}", names.join(", ")),
-        ));
+        None => Ok(outcome),
     }
-    Ok((outcome.proof(), lines))
 }

@@ -100,6 +100,7 @@ fn brief(words: &str) -> String {
     // Parallel workers' items come with their number: "launching item 4041 CONSTRAINT t t_pkey".
     let words =
         words.strip_prefix("launching item ").and_then(|rest| rest.split_once(' ')).map_or(words, |(_, item)| item);
+    let words = words.strip_prefix("creating ").unwrap_or(words);
     let words = shown(words);
     if words.chars().count() <= 40 { words } else { format!("{}…", words.chars().take(39).collect::<String>()) }
 }

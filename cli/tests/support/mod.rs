@@ -42,6 +42,57 @@ pub fn sample(postgres: &Postgres) {
     postgres.run("source", include_str!("../../../tests/sample/small.sql"));
 }
 
+/// What pg_dump says of the two databases' schemas must be the same.
+pub fn same_schema(postgres: &Postgres, left: &str, right: &str) {
+    let settings = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C -c xmlbinary=base64";
+    let schema = |database: &str| {
+        let output = postgres
+            .client("pg_dump", database)
+            .env("PGOPTIONS", settings)
+            .args(["--schema-only", "--create"])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap().replace(database, "DATABASE");
+        text.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (left, right) = (schema(left), schema(right));
+    let difference = left.iter().zip(&right).find(|(l, r)| l != r);
+    assert!(difference.is_none() && left.len() == right.len(), "{difference:?}");
+}
+
+/// What can happen to the sample database, how the proof calls what differs then, and what it says of it. `object` is
+/// one of its large objects.
+pub fn differences(object: u32) -> Vec<(String, String, String)> {
+    let large = format!("large object {object}");
+    let (put, unlink) = (format!("SELECT lo_put({object}, 0, 'x')"), format!("SELECT lo_unlink({object})"));
+    let all: [(&str, &str, &str); 10] = [
+        ("UPDATE sample.orders SET note = 'changed' WHERE id = 7", "sample.orders", "not the same ones"),
+        ("DELETE FROM sample.orders WHERE id = 7", "sample.orders", "1,499 rows instead of 1,500"),
+        (
+            "ALTER TABLE sample.orders DROP CONSTRAINT orders_pkey CASCADE; DROP INDEX sample.orders_note; ALTER TABLE sample.orders DROP CONSTRAINT orders_period_excl; INSERT INTO sample.orders SELECT * FROM sample.orders WHERE id = 7",
+            "sample.orders",
+            "1,501 rows instead of 1,500",
+        ),
+        (
+            "SELECT setval('sample.unowned_seq', 703, false)",
+            "sequence sample.unowned_seq",
+            "is at 703 (not yet used) instead of 702 (not yet used)",
+        ),
+        (
+            "SELECT setval('sample.unowned_seq', 702, true)",
+            "sequence sample.unowned_seq",
+            "is at 702 instead of 702 (not yet used)",
+        ),
+        (&put, &large, ""),
+        (&unlink, &large, "is missing"),
+        ("SELECT lo_from_bytea(4000000000, 'new')", "large object 4000000000", "is not in the backup"),
+        ("CREATE TABLE public.planted (a int)", "public.planted", "is not in the backup"),
+        ("DROP TABLE sample.orders CASCADE", "sample.orders", "is missing"),
+    ];
+    all.map(|(sql, name, how)| (sql.to_owned(), name.to_owned(), how.to_owned())).into()
+}
+
 /// The error a command ended with: its code, and its whole text.
 pub fn error(output: &Output) -> (String, String) {
     let last = events(output).pop().expect("a last line");

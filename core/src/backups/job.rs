@@ -270,7 +270,13 @@ impl Domain {
     }
 
     /// Moves a backup: its new content, conditioned on revision and state, with its entry.
-    pub(crate) async fn move_backup(&self, record: &Record<BackupJob>, mut next: BackupJob, step: Move, extra: Vec<Write>) -> Result<BackupJob> {
+    pub(crate) async fn move_backup(
+        &self,
+        record: &Record<BackupJob>,
+        mut next: BackupJob,
+        step: Move,
+        extra: Vec<Write>,
+    ) -> Result<BackupJob> {
         let from = record.body.state;
         if !from.may_become(step.to) {
             return Err(conflict(&record.body, step.to));
@@ -325,7 +331,11 @@ impl Domain {
     }
 
     /// Writes a backup back without moving it: bookkeeping that no reader takes for a state.
-    pub(crate) async fn replace_backup(&self, record: &Record<BackupJob>, next: &BackupJob) -> Result<Record<BackupJob>> {
+    pub(crate) async fn replace_backup(
+        &self,
+        record: &Record<BackupJob>,
+        next: &BackupJob,
+    ) -> Result<Record<BackupJob>> {
         let write = Write::Replace(record.key.clone(), record.rev, next.item());
         match self.table.write(write).await {
             Ok(()) => Ok(Record { key: record.key.clone(), rev: record.rev + 1, body: next.clone() }),

@@ -5,8 +5,10 @@ mod show;
 mod start;
 mod work;
 
-pub use job::{BackupJob, Claim, Publish, ReceiptRef, SealedArtifact, SealProgress, SignedStatement, Started, Leftover};
 pub(crate) use job::Move;
+pub use job::{
+    BackupJob, Claim, Leftover, Publish, ReceiptRef, SealProgress, SealedArtifact, SignedStatement, Started,
+};
 pub use start::{Launch, MAX_ATTEMPTS};
 pub use work::StoredHeartbeat;
 pub(crate) use work::{SILENCE_SECONDS, is_version, same};

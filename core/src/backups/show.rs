@@ -82,7 +82,13 @@ impl Domain {
     }
 
     /// A database's backups, newest first.
-    pub async fn backups_shown(&self, org: &OrgId, database: &DatabaseId, cursor: Option<&str>, limit: i32) -> Result<Backups> {
+    pub async fn backups_shown(
+        &self,
+        org: &OrgId,
+        database: &DatabaseId,
+        cursor: Option<&str>,
+        limit: i32,
+    ) -> Result<Backups> {
         let pk = keys::database_partition(org, database);
         // The cursor is a backup id: bound to this organization and database by the partition it is used in.
         let after = cursor.map(|id| format!("BACKUP#{id}"));
@@ -93,7 +99,8 @@ impl Domain {
         for record in &page.records[..shown] {
             backups.push(self.show_backup(&record.body).await?);
         }
-        let more = page.records.len() > shown;
+        // A page may also be short of what was asked for: DynamoDB ends it at a megabyte.
+        let more = page.records.len() > shown || page.next.is_some();
         let next_cursor = backups.last().filter(|_| more).map(|b| b.id.to_string());
         Ok(Backups { backups, next_cursor })
     }

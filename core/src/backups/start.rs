@@ -218,7 +218,13 @@ impl Domain {
     }
 
     /// Records that an attempt failed. Retryable and not the last: another follows after a pause.
-    pub async fn fail_backup(&self, record: &Record<BackupJob>, class: FailureClass, actor: &str, asserted_by: AssertedBy) -> Result<BackupJob> {
+    pub async fn fail_backup(
+        &self,
+        record: &Record<BackupJob>,
+        class: FailureClass,
+        actor: &str,
+        asserted_by: AssertedBy,
+    ) -> Result<BackupJob> {
         let mut next = record.body.clone();
         let again = class.is_retryable() && next.attempt < MAX_ATTEMPTS;
         next.failure = Some(class);

@@ -62,10 +62,18 @@ impl Claim {
     /// Gives whether anything changed.
     pub fn take(&mut self, secret: &str, session_sha256: &str, now: &str) -> Result<bool> {
         let wrong = || {
-            DomainError::refused(ErrorCode::Unauthorized, "the claim secret is wrong or was replaced", "a newer attempt has its own secret")
+            DomainError::refused(
+                ErrorCode::Unauthorized,
+                "the claim secret is wrong or was replaced",
+                "a newer attempt has its own secret",
+            )
         };
         if !is_sha256(session_sha256) {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, "sessionSha256 is not a SHA-256", "send lower-case hex"));
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                "sessionSha256 is not a SHA-256",
+                "send lower-case hex",
+            ));
         }
         let stored = self.secret_sha256.as_deref().ok_or_else(wrong)?;
         if !same(stored, &fingerprint(secret)) {
@@ -75,11 +83,19 @@ impl Claim {
             return if same(session, session_sha256) {
                 Ok(false)
             } else {
-                Err(DomainError::refused(ErrorCode::AlreadyClaimed, "another runner has claimed this job", "end this one"))
+                Err(DomainError::refused(
+                    ErrorCode::AlreadyClaimed,
+                    "another runner has claimed this job",
+                    "end this one",
+                ))
             };
         }
         if self.expires_at.as_deref().is_some_and(|t| t <= now) {
-            return Err(DomainError::refused(ErrorCode::TokenExpired, "the claim secret has expired", "a new attempt will be started"));
+            return Err(DomainError::refused(
+                ErrorCode::TokenExpired,
+                "the claim secret has expired",
+                "a new attempt will be started",
+            ));
         }
         self.session_sha256 = Some(session_sha256.into());
         self.claimed_at = Some(now.into());
@@ -102,7 +118,14 @@ impl Claim {
 
 impl Domain {
     /// A runner claims a backup.
-    pub async fn claim_backup(&self, org: &OrgId, database: &DatabaseId, id: &walwarden_contract::ids::BackupId, secret: &str, session_sha256: &str) -> Result<BackupJob> {
+    pub async fn claim_backup(
+        &self,
+        org: &OrgId,
+        database: &DatabaseId,
+        id: &walwarden_contract::ids::BackupId,
+        secret: &str,
+        session_sha256: &str,
+    ) -> Result<BackupJob> {
         let mut record = self.backup(org, database, id).await?;
         loop {
             match self.claim_as_read(&record, secret, session_sha256).await {
@@ -182,7 +205,12 @@ impl Domain {
         moved
     }
 
-    async fn running_as_read(&self, record: &Record<BackupJob>, started: &Started, upload_id: &str) -> Result<BackupJob> {
+    async fn running_as_read(
+        &self,
+        record: &Record<BackupJob>,
+        started: &Started,
+        upload_id: &str,
+    ) -> Result<BackupJob> {
         if record.body.state == BackupState::Running {
             return Ok(record.body.clone());
         }
@@ -233,13 +261,27 @@ impl Domain {
             _ => return Err(not_running(job)),
         };
         let largest = walwarden_contract::parts::part_bytes(request.number, PART_CAP);
-        if !(1..=PART_CAP).contains(&request.number) || request.bytes.size_bytes == 0 || request.bytes.size_bytes > largest {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, "the part does not fit the schedule", "follow the part schedule of the instructions"));
+        if !(1..=PART_CAP).contains(&request.number)
+            || request.bytes.size_bytes == 0
+            || request.bytes.size_bytes > largest
+        {
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                "the part does not fit the schedule",
+                "follow the part schedule of the instructions",
+            ));
         }
         check_digest(&request.bytes)?;
         let bucket = self.bucket(&job.org_id, &job.destination_id).await?;
         let digest = bucket.traits().part_digest;
-        Ok(bucket.presign_part(&job.artifact_key(), upload_id, request.number, &request.bytes, digest, self.edge.timestamp())?)
+        Ok(bucket.presign_part(
+            &job.artifact_key(),
+            upload_id,
+            request.number,
+            &request.bytes,
+            digest,
+            self.edge.timestamp(),
+        )?)
     }
 
     /// A URL that takes exactly those bytes as parts list or annex.
@@ -253,7 +295,11 @@ impl Domain {
         }
     }
 
-    async fn document_url_as_read(&self, record: &Record<BackupJob>, request: &DocumentRequest) -> Result<SignedRequest> {
+    async fn document_url_as_read(
+        &self,
+        record: &Record<BackupJob>,
+        request: &DocumentRequest,
+    ) -> Result<SignedRequest> {
         let job = &record.body;
         if job.state != BackupState::Running {
             return Err(not_running(job));
@@ -264,7 +310,11 @@ impl Domain {
             DocumentKind::Annex => (job.annex_key(), "application/gzip", annex::MAX_BYTES),
         };
         if request.bytes.size_bytes == 0 || request.bytes.size_bytes > limit {
-            return Err(DomainError::refused(ErrorCode::InvalidRequest, format!("the document must have 1 to {limit} bytes"), "report this: a runner does not make such a document"));
+            return Err(DomainError::refused(
+                ErrorCode::InvalidRequest,
+                format!("the document must have 1 to {limit} bytes"),
+                "report this: a runner does not make such a document",
+            ));
         }
         let mut next = job.clone();
         let slot = match request.document {
@@ -273,14 +323,25 @@ impl Domain {
         };
         if slot.as_ref() != Some(&request.bytes) {
             if slot.is_some() {
-                return Err(DomainError::refused(ErrorCode::MeasurementsDiffer, "a URL for other bytes was given before", "a document is written once"));
+                return Err(DomainError::refused(
+                    ErrorCode::MeasurementsDiffer,
+                    "a URL for other bytes was given before",
+                    "a document is written once",
+                ));
             }
             *slot = Some(request.bytes.clone());
             self.replace_backup(record, &next).await?;
         }
         let bucket = self.bucket(&job.org_id, &job.destination_id).await?;
         let until = crate::edge::timestamp(&job.retain_until);
-        Ok(bucket.presign_put_locked(&key, &request.bytes, until, LockMode::Governance, content_type, self.edge.timestamp())?)
+        Ok(bucket.presign_put_locked(
+            &key,
+            &request.bytes,
+            until,
+            LockMode::Governance,
+            content_type,
+            self.edge.timestamp(),
+        )?)
     }
 
     /// Stores a sign of life: an item of its own, never the log's head.
@@ -292,7 +353,12 @@ impl Domain {
     }
 
     /// The last sign of life.
-    pub async fn last_heartbeat(&self, org: &OrgId, database: &DatabaseId, job: &JobId) -> Result<Option<StoredHeartbeat>> {
+    pub async fn last_heartbeat(
+        &self,
+        org: &OrgId,
+        database: &DatabaseId,
+        job: &JobId,
+    ) -> Result<Option<StoredHeartbeat>> {
         Ok(self.table.get(&keys::heartbeat(org, database, job)).await?.map(|r| r.body))
     }
 
@@ -313,15 +379,29 @@ impl Domain {
             return if known == measured {
                 Ok(job.clone())
             } else {
-                Err(DomainError::refused(ErrorCode::MeasurementsDiffer, "other measurements were accepted before", "report this: a runner measures once"))
+                Err(DomainError::refused(
+                    ErrorCode::MeasurementsDiffer,
+                    "other measurements were accepted before",
+                    "report this: a runner measures once",
+                ))
             };
         }
         if !matches!(job.state, BackupState::Claimed | BackupState::Running) {
             return Err(conflict(job, BackupState::Finalizing));
         }
         if let Err(problem) = check_measurements(job, measured) {
-            self.fail_backup(record, FailureClass::SealImpossible, &format!("runner:{}", job.id), AssertedBy::ControlPlane).await?;
-            return Err(DomainError::refused(ErrorCode::Unprocessable, format!("impossible measurements: {problem}"), "please report this"));
+            self.fail_backup(
+                record,
+                FailureClass::SealImpossible,
+                &format!("runner:{}", job.id),
+                AssertedBy::ControlPlane,
+            )
+            .await?;
+            return Err(DomainError::refused(
+                ErrorCode::Unprocessable,
+                format!("impossible measurements: {problem}"),
+                "please report this",
+            ));
         }
         let mut next = job.clone();
         let step = Move {
@@ -344,7 +424,11 @@ impl Domain {
 }
 
 fn not_running(job: &BackupJob) -> DomainError {
-    DomainError::refused(ErrorCode::StateConflict, format!("backup {} is {}, not running", job.id, job.state), "end this worker")
+    DomainError::refused(
+        ErrorCode::StateConflict,
+        format!("backup {} is {}, not running", job.id, job.state),
+        "end this worker",
+    )
 }
 
 fn check_digest(bytes: &BytesDigest) -> Result<()> {

@@ -94,7 +94,8 @@ impl Hashes<'_> {
             && let Some(stored) = self.log.table.get::<Tile>(&key).await?
         {
             let hashes = stored.body.hashes.iter().map(|h| to_hash(h)).collect::<Option<Vec<_>>>();
-            let hashes = hashes.ok_or_else(|| DomainError::broken(&key.sk, "a tile holds something else than hashes"))?;
+            let hashes =
+                hashes.ok_or_else(|| DomainError::broken(&key.sk, "a tile holds something else than hashes"))?;
             self.tiles.insert((level, tile), hashes);
             return Ok(());
         }

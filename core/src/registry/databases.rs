@@ -84,7 +84,12 @@ impl DatabaseRecord {
 
 impl Domain {
     /// Registers a database and queues its first source check.
-    pub async fn create_database(&self, who: &Principal, request: CreateDatabaseRequest, once: &Once) -> Result<(Database, CheckId)> {
+    pub async fn create_database(
+        &self,
+        who: &Principal,
+        request: CreateDatabaseRequest,
+        once: &Once,
+    ) -> Result<(Database, CheckId)> {
         if let Replay::Done(response) = once.replay(self).await? {
             return Ok(response);
         }
@@ -129,7 +134,8 @@ impl Domain {
             created_at: self.edge.now(),
         };
         let view = database_view(&record, Some(check.view()));
-        let event = Event::DatabaseCreated { database_id: id.to_string(), destination_id: record.destination_id.to_string() };
+        let event =
+            Event::DatabaseCreated { database_id: id.to_string(), destination_id: record.destination_id.to_string() };
         let mut writes = vec![
             Write::Create(keys::database(&who.org, &id), record.item()),
             once.write(&(&view, &check.id), id.as_str()),
@@ -198,7 +204,8 @@ impl Domain {
         let mut record = self.database(&who.org, id).await?;
         record.body.next_tick = self.next_tick(schedule.as_deref())?;
         record.body.schedule = schedule.clone();
-        let event = Event::DatabaseScheduleChanged { database_id: id.to_string(), schedule: schedule.unwrap_or_default() };
+        let event =
+            Event::DatabaseScheduleChanged { database_id: id.to_string(), schedule: schedule.unwrap_or_default() };
         let write = Write::Replace(record.key, record.rev, record.body.item());
         self.log.commit(&who.org, vec![write], vec![Draft::standing(event, who.token.id.as_str())]).await?;
         self.database_shown(&who.org, id).await

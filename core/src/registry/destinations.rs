@@ -40,7 +40,12 @@ pub struct DestinationRecord {
 
 impl Domain {
     /// Registers a destination, `unverified`.
-    pub async fn create_destination(&self, who: &Principal, request: CreateDestinationRequest, once: &Once) -> Result<Destination> {
+    pub async fn create_destination(
+        &self,
+        who: &Principal,
+        request: CreateDestinationRequest,
+        once: &Once,
+    ) -> Result<Destination> {
         if let Replay::Done(response) = once.replay(self).await? {
             return Ok(response);
         }
@@ -79,7 +84,8 @@ impl Domain {
                 record.info.endpoint = Some(endpoint);
                 record.access_key_id = Some(access_key_id);
                 let context = secret_context(&who.org, &id);
-                record.sealed_secret = Some(self.keyring.encrypt(&context, secret_access_key.expose().as_bytes()).await?);
+                record.sealed_secret =
+                    Some(self.keyring.encrypt(&context, secret_access_key.expose().as_bytes()).await?);
             }
         }
         let event = Event::DestinationCreated {
@@ -129,7 +135,8 @@ impl Domain {
 
     async fn bucket_config(&self, org: &OrgId, record: &DestinationRecord) -> Result<BucketConfig> {
         let info = &record.info;
-        let missing = |field: &str| DomainError::broken(format!("destination {}", info.id), format!("{field} is missing"));
+        let missing =
+            |field: &str| DomainError::broken(format!("destination {}", info.id), format!("{field} is missing"));
         let access = if info.provider == "aws_s3" {
             Access::AwsS3 {
                 role_arn: info.role_arn.clone().ok_or_else(|| missing("role"))?,
@@ -158,13 +165,11 @@ impl Domain {
         let checks = destinations::preflight(&config, &self.settings.network, &probe).await;
         let failed: Vec<String> =
             checks.iter().filter(|c| c.outcome == CheckOutcome::Failed).map(|c| c.name.clone()).collect();
-        let result = if destinations::is_verified(&checks) { DestinationState::Verified } else { DestinationState::Failed };
+        let result =
+            if destinations::is_verified(&checks) { DestinationState::Verified } else { DestinationState::Failed };
         let preflight = Preflight { at: self.edge.now(), result, checks };
-        let event = Event::DestinationPreflight {
-            destination_id: id.to_string(),
-            result: result.as_str().into(),
-            failed,
-        };
+        let event =
+            Event::DestinationPreflight { destination_id: id.to_string(), result: result.as_str().into(), failed };
         loop {
             let mut record = self.destination(org, id).await?;
             record.body.info.state = result;

@@ -4,7 +4,7 @@
 mod databases;
 mod destinations;
 
-pub(crate) use databases::{check_is_final, pointer_write};
-pub(crate) use destinations::check_label;
 pub use databases::{DEFAULT_MAX_BYTES, DEFAULT_MAX_HOURS, DEFAULT_RETENTION_DAYS, DatabaseRecord};
+pub(crate) use databases::{check_is_final, pointer_write};
 pub use destinations::DestinationRecord;
+pub(crate) use destinations::check_label;

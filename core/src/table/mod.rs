@@ -220,10 +220,8 @@ impl Table {
             .send()
             .await
             .map_err(|e| TableError::service("Query", &e))?;
-        let next = output
-            .last_evaluated_key
-            .and_then(|mut key| key.remove("sk"))
-            .and_then(|sk| sk.as_s().ok().cloned());
+        let next =
+            output.last_evaluated_key.and_then(|mut key| key.remove("sk")).and_then(|sk| sk.as_s().ok().cloned());
         let records = output.items.unwrap_or_default().into_iter().map(|i| self.record(i)).collect::<Result<_, _>>()?;
         Ok(Page { records, next })
     }

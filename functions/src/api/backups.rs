@@ -18,7 +18,12 @@ use walwarden_core::calls::WorkerCall;
 use super::{Api, databases::reader, once, principal};
 use crate::answer::{Answer, body, id, refuse};
 
-pub async fn trigger(State(api): State<Api>, headers: HeaderMap, Path(path): Path<String>, bytes: Bytes) -> Answer<(StatusCode, Json<TriggeredBackup>)> {
+pub async fn trigger(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+    bytes: Bytes,
+) -> Answer<(StatusCode, Json<TriggeredBackup>)> {
     let (who, database) = reader(&api, &headers, &path, Scope::BackupsTrigger).await?;
     let once = once(&api, &who, &format!("triggerBackup:{database}"), &headers, &bytes)?;
     let request: TriggerBackupRequest = body(&bytes)?;
@@ -36,17 +41,21 @@ pub struct ListQuery {
     limit: Option<i32>,
 }
 
-pub async fn list(State(api): State<Api>, headers: HeaderMap, Path(path): Path<String>, Query(query): Query<ListQuery>) -> Answer<Json<Backups>> {
+pub async fn list(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<Backups>> {
     let (who, database) = reader(&api, &headers, &path, Scope::DatabasesRead).await?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=200).contains(&limit) {
         return Err(refuse(ErrorCode::InvalidRequest, "limit must be 1 to 200", "leave it out for 50"));
     }
     let cursor = match query.cursor.as_deref() {
-        Some(text) => Some(
-            text.parse::<BackupId>()
-                .map_err(|_| refuse(ErrorCode::InvalidRequest, "cursor is not one of this list", "use nextCursor as it was given"))?,
-        ),
+        Some(text) => Some(text.parse::<BackupId>().map_err(|_| {
+            refuse(ErrorCode::InvalidRequest, "cursor is not one of this list", "use nextCursor as it was given")
+        })?),
         None => None,
     };
     Ok(Json(api.domain.backups_shown(&who.org, &database, cursor.as_ref().map(BackupId::as_str), limit).await?))
@@ -68,9 +77,6 @@ pub async fn cancel(State(api): State<Api>, headers: HeaderMap, Path(path): Path
     let backup: BackupId = id("backup", &path)?;
     let record = api.domain.backup_by_id(&who.org, &backup).await?;
     who.require_database(&record.body.database_id)?;
-    if record.body.state == walwarden_contract::states::BackupState::Cancelled {
-        return Ok(Json(api.domain.show_backup(&record.body).await?));
-    }
     let job = api.domain.cancel_backup(&record, who.token.id.as_str()).await?;
     let call = WorkerCall::ClearLeftovers { org: who.org, database: job.database_id.clone(), backup: job.id.clone() };
     api.worker.send(call).await;

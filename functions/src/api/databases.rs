@@ -39,7 +39,11 @@ pub async fn read(State(api): State<Api>, headers: HeaderMap, Path(path): Path<S
 }
 
 /// Looks again whether the database can be backed up.
-pub async fn check(State(api): State<Api>, headers: HeaderMap, Path(path): Path<String>) -> Answer<(StatusCode, Json<Database>)> {
+pub async fn check(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+) -> Answer<(StatusCode, Json<Database>)> {
     let (who, database) = reader(&api, &headers, &path, Scope::DatabasesWrite).await?;
     let check = api.domain.recheck_database(&who, &database).await?;
     api.dispatch.launch(who.org.clone(), JobId::Check(check)).await;
@@ -47,7 +51,12 @@ pub async fn check(State(api): State<Api>, headers: HeaderMap, Path(path): Path<
 }
 
 /// Safe to repeat: the schedule is what was put last.
-pub async fn set_schedule(State(api): State<Api>, headers: HeaderMap, Path(path): Path<String>, bytes: Bytes) -> Answer<Json<Database>> {
+pub async fn set_schedule(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+    bytes: Bytes,
+) -> Answer<Json<Database>> {
     let (who, database) = reader(&api, &headers, &path, Scope::DatabasesWrite).await?;
     let request: SetScheduleRequest = body(&bytes)?;
     Ok(Json(api.domain.set_schedule(&who, &database, request.schedule).await?))

@@ -17,7 +17,11 @@ use walwarden_core::calls::{WorkerCall, WorkerReply};
 use super::{Api, once, principal};
 use crate::answer::{Answer, body, id, refuse};
 
-pub async fn create(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Answer<(StatusCode, Json<Destination>)> {
+pub async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<(StatusCode, Json<Destination>)> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::DestinationsWrite)?;
     who.require_unbound()?;
@@ -41,7 +45,11 @@ pub async fn read(State(api): State<Api>, headers: HeaderMap, Path(path): Path<S
 }
 
 /// Safe to repeat: each run looks again.
-pub async fn preflight(State(api): State<Api>, headers: HeaderMap, Path(path): Path<String>) -> Answer<Json<Preflight>> {
+pub async fn preflight(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+) -> Answer<Json<Preflight>> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::DestinationsWrite)?;
     who.require_unbound()?;

@@ -24,7 +24,11 @@ pub struct ListQuery {
     database_id: Option<String>,
 }
 
-pub async fn list(State(api): State<Api>, headers: HeaderMap, Query(query): Query<ListQuery>) -> Answer<Json<EvidenceList>> {
+pub async fn list(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<EvidenceList>> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::EvidenceRead)?;
     let databases: Vec<DatabaseId> = match query.database_id {

@@ -12,7 +12,8 @@ use super::Api;
 
 pub async fn pem(State(api): State<Api>) -> Response {
     let text = api.domain.keyring.public_keys().to_pem();
-    ([(header::CONTENT_TYPE, "application/x-pem-file"), (header::CACHE_CONTROL, "public, max-age=300")], text).into_response()
+    ([(header::CONTENT_TYPE, "application/x-pem-file"), (header::CACHE_CONTROL, "public, max-age=300")], text)
+        .into_response()
 }
 
 pub async fn set(State(api): State<Api>) -> Json<KeySetDocument> {

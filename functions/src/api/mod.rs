@@ -16,13 +16,14 @@ use axum::{
     body::Bytes,
     extract::{DefaultBodyLimit, State},
     http::HeaderMap,
+    middleware::map_response,
     routing::{delete, get, post, put},
 };
 use walwarden_contract::{api::Profile, errors::ErrorCode};
 use walwarden_core::{Domain, once::Once, organizations::Principal};
 
 use crate::{
-    answer::{Answer, bearer, no_route, refuse},
+    answer::{Answer, bearer, in_our_form, no_route, refuse},
     callers::{DispatchCaller, WorkerCaller},
 };
 
@@ -59,6 +60,7 @@ pub fn router(state: Api) -> Router {
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{token}", delete(tokens::revoke))
         .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
         .layer(DefaultBodyLimit::max(64 * 1024));
     Router::new()
         .nest("/api/v1", v1)
@@ -66,6 +68,8 @@ pub fn router(state: Api) -> Router {
         .route("/.well-known/walwarden-keys.json", get(keys::set))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .layer(map_response(in_our_form))
         .with_state(state)
 }
 

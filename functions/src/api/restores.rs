@@ -15,7 +15,11 @@ use walwarden_contract::{
 use super::{Api, once, principal};
 use crate::answer::{Answer, body, id};
 
-pub async fn create(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Answer<(StatusCode, Json<CreatedRestore>)> {
+pub async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<(StatusCode, Json<CreatedRestore>)> {
     let who = principal(&api, &headers).await?;
     who.require(Scope::RestoresWrite)?;
     let once = once(&api, &who, "createRestore", &headers, &bytes)?;

@@ -15,8 +15,13 @@ use walwarden_core::once::{Once, Replay};
 use super::{Api, once, principal};
 use crate::answer::{Answer, body, id};
 
-pub async fn create(State(api): State<Api>, headers: HeaderMap, bytes: Bytes) -> Answer<(StatusCode, Json<CreatedToken>)> {
+pub async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer<(StatusCode, Json<CreatedToken>)> {
     let who = principal(&api, &headers).await?;
+    who.require_operator()?;
     let once = once(&api, &who, "createToken", &headers, &bytes)?;
     let request: CreateTokenRequest = body(&bytes)?;
     if let Replay::Revealed(token) = once.replay::<()>(&api.domain).await? {

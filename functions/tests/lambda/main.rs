@@ -37,7 +37,13 @@ async fn world() -> World {
     let config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(aws.region()))
-        .credentials_provider(SharedCredentialsProvider::new(Credentials::new(&aws.access_key, &aws.secret_key, None, None, "test")))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+            &aws.access_key,
+            &aws.secret_key,
+            None,
+            None,
+            "test",
+        )))
         .http_client(http_client())
         .endpoint_url(aws.endpoint())
         .build();
@@ -127,7 +133,8 @@ impl World {
     }
 
     async fn get(&self, path: &str, bearer: &str) -> (StatusCode, Value) {
-        let response = self.http.get(format!("{}{path}", self.lambda.url("api"))).bearer_auth(bearer).send().await.unwrap();
+        let response =
+            self.http.get(format!("{}{path}", self.lambda.url("api"))).bearer_auth(bearer).send().await.unwrap();
         (response.status(), response.json().await.unwrap())
     }
 
@@ -145,7 +152,8 @@ async fn every_function_answers_under_the_runtime_api() {
     assert_eq!((status, &profile["orgId"]), (StatusCode::OK, &json!(world.org)));
     let (status, refused) = world.get("/api/v1/databases", "wal_0").await;
     assert_eq!((status, &refused["error"]["code"]), (StatusCode::UNAUTHORIZED, &json!("unauthorized")));
-    let pem = world.http.get(format!("{}/.well-known/walwarden-pubkey.pem", world.lambda.url("api"))).send().await.unwrap();
+    let pem =
+        world.http.get(format!("{}/.well-known/walwarden-pubkey.pem", world.lambda.url("api"))).send().await.unwrap();
     assert_eq!(KeySet::from_pem(&pem.text().await.unwrap()).unwrap().keys().len(), 3);
 
     // Encrypted under KMS by `api`; the hosted service refuses the private address before anything is dialled,

@@ -214,6 +214,7 @@ fn every_route_has_a_row_and_every_row_a_route() {
 
 struct Bench {
     stack: Stack,
+    _store: Store,
     ids: BTreeMap<&'static str, String>,
 }
 
@@ -236,7 +237,7 @@ impl Bench {
             ("{restore}", restore.to_string()),
             ("{token}", token.as_str().unwrap().to_owned()),
         ]);
-        Self { stack, ids }
+        Self { stack, _store: store, ids }
     }
 
     fn filled(&self, text: &str) -> String {
@@ -283,7 +284,11 @@ async fn every_route_refuses_whom_it_must_and_leaves_what_it_should() {
                 let rest: Vec<&str> = every.iter().copied().filter(|other| *other != scope).collect();
                 let lacking = stack.token(&rest, None).await;
                 let refused = bench.ask(&row, Some(&lacking), Some("k"), row.body).await.refused(403, "forbidden");
-                assert_eq!((&refused["requiredScope"], &refused["nextAction"]), (&json!(scope), &json!("issue_token_with_scope")), "{what}");
+                assert_eq!(
+                    (&refused["requiredScope"], &refused["nextAction"]),
+                    (&json!(scope), &json!("issue_token_with_scope")),
+                    "{what}"
+                );
                 // Before anything else is said: not whether the body is well-formed, nor whether there is such a thing.
                 bench.ask(&row, Some(&lacking), None, "{").await.refused(403, "forbidden");
                 stack.token(&[scope], None).await
@@ -311,7 +316,11 @@ async fn every_route_refuses_whom_it_must_and_leaves_what_it_should() {
             let kinds = entries.iter().map(|e| e["kind"].as_str().unwrap().to_owned());
             kinds.filter(|kind| kind != "token.issued" || row.path == "/tokens").collect()
         };
-        assert_eq!(kinds(stack.entries_since(size).await).iter().filter(|k| *k != "token.issued").count(), 0, "{what}: a refusal left entries");
+        assert_eq!(
+            kinds(stack.entries_since(size).await).iter().filter(|k| *k != "token.issued").count(),
+            0,
+            "{what}: a refusal left entries"
+        );
 
         if row.repeat != Repeat::Safe {
             for key in [None, Some(""), Some(&*"k".repeat(201))] {
@@ -351,7 +360,10 @@ async fn the_worker_protocol_refuses_whoever_does_not_hold_the_session() {
     let (restore, _) = crate::restores::issue(&stack, &unclaimed).await;
     let stranger = stack.stranger().await;
     let size = stack.log_size().await;
-    let by_session: Vec<_> = routes("worker.rs").into_iter().filter(|(_, path)| path.contains("{job}") && !path.ends_with("/claim")).collect();
+    let by_session: Vec<_> = routes("worker.rs")
+        .into_iter()
+        .filter(|(_, path)| path.contains("{job}") && !path.ends_with("/claim"))
+        .collect();
     assert_eq!(by_session.len(), 7);
     for (method, path) in &by_session {
         let of = |job: &str| path.replace("{org}", stack.org.as_str()).replace("{job}", job);

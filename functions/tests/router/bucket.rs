@@ -1,12 +1,12 @@
-//! Real buckets: one SeaweedFS for the test process, a locked bucket for each test that wants one, and between the
-//! two a gate that a test can close to make the bucket unreachable.
+//! A real bucket: one SeaweedFS with one locked bucket for the test process (every test has an organization of its own,
+//! and with it a prefix), and before it a gate for each test, which it can close to make the bucket unreachable.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::LazyLock;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use md5::Md5;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -17,19 +17,22 @@ use walwarden_tests::{Seaweed, seaweed::Version};
 
 use crate::stack::Stack;
 
-static SERVER: LazyLock<Seaweed> = LazyLock::new(|| Seaweed::start().expect("an S3 server; `make tools` installs it"));
+const BUCKET: &str = "backups";
+
+static SERVER: LazyLock<Seaweed> = LazyLock::new(|| {
+    let server = Seaweed::start().expect("an S3 server; `make tools` installs it");
+    server.create_locked_bucket(BUCKET).unwrap();
+    server
+});
 
 pub struct Store {
-    pub name: String,
     gate: watch::Sender<bool>,
     endpoint: String,
 }
 
 impl Store {
     pub async fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("bucket-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        SERVER.create_locked_bucket(&name).unwrap();
+        LazyLock::force(&SERVER);
         let (gate, open) = watch::channel(true);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -38,7 +41,7 @@ impl Store {
                 tokio::spawn(pass(client, open.clone()));
             }
         });
-        Self { name, gate, endpoint }
+        Self { gate, endpoint }
     }
 
     pub fn server(&self) -> &'static Seaweed {
@@ -57,7 +60,7 @@ impl Store {
     pub fn request(&self) -> Value {
         json!({
             "name": "bucket", "provider": "s3_compatible", "endpoint": self.endpoint, "region": SERVER.region(),
-            "bucket": self.name, "accessKeyId": SERVER.access_key, "secretAccessKey": SERVER.secret_key,
+            "bucket": BUCKET, "accessKeyId": SERVER.access_key, "secretAccessKey": SERVER.secret_key,
         })
     }
 
@@ -77,55 +80,57 @@ impl Store {
     }
 
     pub fn keys(&self, prefix: &str) -> Vec<String> {
-        SERVER.keys(&self.name, prefix).unwrap()
+        SERVER.keys(BUCKET, prefix).unwrap()
     }
 
     pub fn versions(&self, prefix: &str) -> Vec<Version> {
-        SERVER.versions(&self.name, prefix).unwrap()
+        SERVER.versions(BUCKET, prefix).unwrap()
     }
 
     pub fn read(&self, key: &str) -> Vec<u8> {
-        SERVER.get(&self.name, key, None).unwrap()
+        SERVER.get(BUCKET, key, None).unwrap()
     }
 
     pub fn write(&self, key: &str, bytes: &[u8]) -> String {
-        SERVER.put(&self.name, key, bytes).unwrap()
+        SERVER.put(BUCKET, key, bytes).unwrap()
     }
 
     /// Until when a key's newest version is locked, in seconds since 1970.
     pub fn locked_until(&self, key: &str) -> i64 {
         let version = self.versions(key).into_iter().find(|v| v.key == key && v.latest).expect("a version");
-        let lock = SERVER.retention(&self.name, key, &version.version_id).unwrap().expect("a lock");
+        let lock = SERVER.retention(BUCKET, key, &version.version_id).unwrap().expect("a lock");
         assert_eq!(lock.mode, "GOVERNANCE");
         lock.retain_until
     }
 
-    pub fn unfinished(&self) -> Vec<(String, String)> {
-        SERVER.unfinished_uploads(&self.name).unwrap()
+    /// The test's uploads that were neither completed nor aborted: `(key, upload id)`.
+    pub fn unfinished(&self, stack: &Stack) -> Vec<(String, String)> {
+        let own = format!("org/{}/", stack.org);
+        let all = SERVER.unfinished_uploads(BUCKET).unwrap();
+        all.into_iter().filter(|(key, _)| key.starts_with(&own)).collect()
     }
 
     pub async fn abort(&self, key: &str, upload_id: &str) {
-        let request = SERVER.client().abort_multipart_upload().bucket(&self.name).key(key).upload_id(upload_id);
+        let request = SERVER.client().abort_multipart_upload().bucket(BUCKET).key(key).upload_id(upload_id);
         request.send().await.unwrap();
     }
 
-    /// Completes an upload with whatever parts it has.
-    pub async fn complete(&self, key: &str, upload_id: &str) {
+    /// Completes an upload that has these parts.
+    pub async fn complete(&self, key: &str, upload_id: &str, parts: &[Vec<u8>]) {
         use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
         let client = SERVER.client();
-        let listed = client.list_parts().bucket(&self.name).key(key).upload_id(upload_id).send().await.unwrap();
-        let parts = listed.parts().iter().map(|part| {
-            let completed = CompletedPart::builder().set_part_number(part.part_number()).set_e_tag(part.e_tag.clone());
-            completed.set_checksum_sha256(part.checksum_sha256.clone()).build()
+        let parts = (1..).zip(parts).map(|(number, bytes)| {
+            let part = CompletedPart::builder().part_number(number).e_tag(hex::encode(Md5::digest(bytes)));
+            part.checksum_sha256(STANDARD.encode(Sha256::digest(bytes))).build()
         });
         let upload = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-        let request = client.complete_multipart_upload().bucket(&self.name).key(key).upload_id(upload_id);
+        let request = client.complete_multipart_upload().bucket(BUCKET).key(key).upload_id(upload_id);
         request.multipart_upload(upload).send().await.unwrap();
     }
 
     /// Writes a part past the worker protocol, as somebody else with the bucket's key could.
     pub async fn overwrite_part(&self, key: &str, upload_id: &str, number: i32, bytes: &[u8]) {
-        let request = SERVER.client().upload_part().bucket(&self.name).key(key).upload_id(upload_id);
+        let request = SERVER.client().upload_part().bucket(BUCKET).key(key).upload_id(upload_id);
         request.part_number(number).body(bytes.to_vec().into()).send().await.unwrap();
     }
 }

@@ -12,14 +12,14 @@ use crate::{
 };
 
 /// Waits until the aborts that run behind answers have been made.
-async fn cleared(store: &Store) {
+async fn cleared(stack: &Stack, store: &Store) {
     for _ in 0..500 {
-        if store.unfinished().is_empty() {
+        if store.unfinished(stack).is_empty() {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    panic!("unfinished uploads: {:?}", store.unfinished());
+    panic!("unfinished uploads: {:?}", store.unfinished(stack));
 }
 
 async fn next_attempt(stack: &Stack, id: &BackupId) -> String {
@@ -42,7 +42,7 @@ async fn a_failed_attempt_is_followed_by_another_under_fresh_keys() {
     assert_eq!(status["failure"]["class"], "source_connection_lost");
     // Said again it is the same; the upload of the attempt is aborted.
     first.fail("source_connection_lost").await.expect(200);
-    cleared(&store).await;
+    cleared(&stack, &store).await;
     audit::database(&stack, &database).await;
 
     let at = next_attempt(&stack, &id).await;
@@ -51,7 +51,10 @@ async fn a_failed_attempt_is_followed_by_another_under_fresh_keys() {
     stack.sweep().await;
     let shown = stack.shown(&id).await;
     assert_eq!((shown["state"].as_str(), shown["attempt"].as_u64()), (Some("queued"), Some(2)));
-    assert_eq!((&shown["nextAttemptAt"], &shown["failure"], &shown["snapshotAt"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!(
+        (&shown["nextAttemptAt"], &shown["failure"], &shown["snapshotAt"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
 
     // The runner of the first attempt is told to end, whatever it says.
     first.state().await.refused(401, "unauthorized");
@@ -70,9 +73,10 @@ async fn a_failed_attempt_is_followed_by_another_under_fresh_keys() {
     assert!(keys.iter().all(|key| key.contains(&format!("/{id}.2."))), "{keys:?}");
     let bundle = store.read(&job.bundle_key());
     let supplied = walwarden_verifier::verify::Supplied::default();
-    let found = walwarden_verifier::verify::verify(bundle.as_slice(), stack.domain.keyring.public_keys(), supplied).unwrap();
+    let found =
+        walwarden_verifier::verify::verify(bundle.as_slice(), stack.domain.keyring.public_keys(), supplied).unwrap();
     assert_eq!(found.signed.attempt, 2);
-    assert_eq!(store.unfinished(), []);
+    assert_eq!(store.unfinished(&stack), []);
     audit::log(&stack).await;
 }
 
@@ -99,8 +103,12 @@ async fn the_third_failure_is_the_last() {
     let shown = stack.shown(&id).await;
     assert_eq!((shown["state"].as_str(), shown["final"].as_bool()), (Some("failed_terminal"), Some(true)));
     assert_eq!((&shown["nextAttemptAt"], &shown["failure"]["class"]), (&Value::Null, &json!("source_unreachable")));
-    let failed: Vec<_> = stack.entries_of(id.as_str()).await.into_iter().filter(|e| e["kind"] == "backup.failed").collect();
-    assert_eq!(failed.iter().map(|e| e["payload"]["final"].as_bool().unwrap()).collect::<Vec<_>>(), [false, false, true]);
+    let failed: Vec<_> =
+        stack.entries_of(id.as_str()).await.into_iter().filter(|e| e["kind"] == "backup.failed").collect();
+    assert_eq!(
+        failed.iter().map(|e| e["payload"]["final"].as_bool().unwrap()).collect::<Vec<_>>(),
+        [false, false, true]
+    );
     // The next backup may start.
     stack.trigger(&database).await;
     audit::log(&stack).await;
@@ -139,7 +147,7 @@ async fn a_silent_runner_is_given_up_and_a_talking_one_is_not() {
     assert_eq!(stack.sweep().await, ["ClearLeftovers"]);
     let job = stack.backup(&id).await;
     assert_eq!((job.state, job.failure.unwrap().as_str()), (BackupState::FailedRetryable, "runner_lost"));
-    assert_eq!(store.unfinished(), []);
+    assert_eq!(store.unfinished(&stack), []);
     // It comes back to find that it was given up.
     assert_eq!(session.heartbeat(1).await.expect(200)["action"], "cancel");
     session.part(1, b"x").await.refused(409, "state_conflict");
@@ -221,10 +229,17 @@ async fn a_claim_belongs_to_one_runner() {
     let database = stack.bucketless().await;
     let id = stack.trigger(&database).await;
     let launched = stack.launched(id.as_str()).await;
-    let (one, two) = (Session::new(&stack, id.as_str(), &session_secret()), Session::new(&stack, id.as_str(), &session_secret()));
+    let (one, two) =
+        (Session::new(&stack, id.as_str(), &session_secret()), Session::new(&stack, id.as_str(), &session_secret()));
     one.claim_with("wrong").await.refused(401, "unauthorized");
     let malformed = json!({ "secret": launched, "sessionSha256": "ABC", "workerVersion": "1" });
-    stack.post(format!("{}/claim", stack.job_path(id.as_str()))).anonymous().json(&malformed).send().await.refused(400, "invalid_request");
+    stack
+        .post(format!("{}/claim", stack.job_path(id.as_str())))
+        .anonymous()
+        .json(&malformed)
+        .send()
+        .await
+        .refused(400, "invalid_request");
     let claimed = one.claim_with(&launched).await.expect(200);
     assert_eq!((claimed["attempt"].as_u64(), claimed["jobId"].as_str()), (Some(1), Some(id.as_str())));
     // The answer was lost: the same session asks again.
@@ -309,7 +324,10 @@ async fn cancelled_in_each_state() {
                 let shown = cancelled.expect(200);
                 assert_eq!((shown["state"].as_str(), shown["final"].as_bool()), (Some("cancelled"), Some(true)));
                 assert_eq!(stack.active(&database).await, None);
-                assert_eq!(stack.entries_since(size).await[0]["actor"], stack.get("/api/v1/profile").send().await.expect(200)["tokenId"]);
+                assert_eq!(
+                    stack.entries_since(size).await[0]["actor"],
+                    stack.get("/api/v1/profile").send().await.expect(200)["tokenId"]
+                );
                 if record.body.claim.session_sha256.is_some() {
                     let session = Session::new(&stack, id.as_str(), placed::SESSION);
                     assert_eq!(session.heartbeat(1).await.expect(200)["action"], "cancel");
@@ -332,12 +350,12 @@ async fn a_cancelled_upload_leaves_nothing_behind() {
     session.start().await;
     let url = session.part(1, b"part").await.expect(200);
     stack.post(format!("/api/v1/backups/{id}/cancel")).send().await.expect(200);
-    cleared(&store).await;
+    cleared(&stack, &store).await;
     // A URL that was handed out before takes nothing any more, and what comes late begins no upload.
     let (status, _) = send_signed(&url, b"part").await;
     assert_eq!(status, 404);
     session.running().await.refused(409, "state_conflict");
-    assert_eq!(store.unfinished(), []);
+    assert_eq!(store.unfinished(&stack), []);
 
     // Out of reach, it is tried again until it is done, and not all the time.
     let id = stack.trigger(&database).await;
@@ -351,7 +369,7 @@ async fn a_cancelled_upload_leaves_nothing_behind() {
     store.open();
     stack.clock.forward(120);
     assert_eq!(stack.sweep().await, ["ClearLeftovers"]);
-    assert_eq!(store.unfinished(), []);
+    assert_eq!(store.unfinished(&stack), []);
     assert!(stack.backup(&id).await.leftovers.is_empty());
     stack.clock.forward(3600);
     assert_eq!(stack.sweep().await, Vec::<String>::new());
@@ -368,7 +386,7 @@ async fn impossible_measurements_end_a_backup() {
         ("/partsList/sha256", json!(sha256(b"another list"))),
         ("/annex/sizeBytes", json!(17)),
         ("/sizeBytes", json!(0)),
-        ("/sizeBytes", json!(2)),
+        ("/sizeBytes", json!(1)),
         ("/sizeBytes", big.clone()),
         ("/parts", json!(0)),
         ("/parts", json!(10_001)),
@@ -379,9 +397,8 @@ async fn impossible_measurements_end_a_backup() {
         ("/snapshotAt", json!("2026-01-01T00:00:01.000Z")),
         ("/annexLines", json!(0)),
         ("/annexUncompressedBytes", json!(2u64 << 30)),
-        ("/compression", json!("lz4:1")),
         ("/serverVersion", json!("17\u{202e}")),
-        ("/pgDumpVersion", json!("x".repeat(200))),
+        ("/pgDumpVersion", json!("x".repeat(201))),
         ("/sourceDatabase", json!("")),
     ] {
         let id = stack.trigger(&database).await;
@@ -390,10 +407,15 @@ async fn impossible_measurements_end_a_backup() {
         *finish.pointer_mut(pointer).unwrap() = value.clone();
         let session = Session::new(&stack, id.as_str(), placed::SESSION);
         let refused = session.finish(&finish).await;
+        assert_eq!(refused.status, 422, "{pointer}: {value}");
         let error = refused.refused(422, "unprocessable");
         assert!(error["message"].as_str().unwrap().starts_with("impossible measurements: "), "{pointer}: {error}");
         let job = stack.backup(&id).await;
-        assert_eq!((job.state, job.failure.unwrap().as_str()), (BackupState::FailedTerminal, "seal_impossible"), "{pointer}");
+        assert_eq!(
+            (job.state, job.failure.unwrap().as_str()),
+            (BackupState::FailedTerminal, "seal_impossible"),
+            "{pointer}"
+        );
         assert_eq!(stack.active(&database).await, None, "{pointer}");
     }
     audit::log(&stack).await;
@@ -410,7 +432,7 @@ async fn a_hostile_servers_version_is_not_written_into_the_log() {
         ("serverVersion", "x".repeat(30_000)),
         ("serverVersion", "17\n\u{1b}[2J".into()),
         ("serverVersion", String::new()),
-        ("pgDumpVersion", "x".repeat(101)),
+        ("pgDumpVersion", "x".repeat(201)),
         ("snapshotAt", "yesterday".into()),
         ("snapshotAt", "2026-01-01T00:00:00Z".into()),
     ] {

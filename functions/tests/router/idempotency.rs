@@ -60,11 +60,7 @@ async fn one_key_many_requests_at_once() {
         ("/api/v1/destinations".to_owned(), bucket, "destination.created"),
         ("/api/v1/databases".to_owned(), Stack::database_request(destination.as_str()), "database.created"),
         (format!("/api/v1/databases/{database}/backups"), json!({}), "backup.queued"),
-        (
-            "/api/v1/restores".to_owned(),
-            json!({ "backupJobId": backup, "mode": "in_place" }),
-            "restore.token_issued",
-        ),
+        ("/api/v1/restores".to_owned(), json!({ "backupJobId": backup, "mode": "in_place" }), "restore.token_issued"),
         ("/api/v1/tokens".to_owned(), json!({ "name": "n", "scopes": ["databases:read"] }), "token.issued"),
     ];
     for (path, body, kind) in cases {
@@ -82,7 +78,8 @@ async fn one_key_many_requests_at_once() {
             assert_eq!(done.len(), 6, "{path}: {:?}", answers.iter().map(|a| a.text()).collect::<Vec<_>>());
             assert!(done.iter().all(|a| a.bytes == done[0].bytes), "{path}");
         }
-        let kinds: Vec<_> = stack.entries_since(size).await.iter().map(|e| e["kind"].as_str().unwrap().to_owned()).collect();
+        let kinds: Vec<_> =
+            stack.entries_since(size).await.iter().map(|e| e["kind"].as_str().unwrap().to_owned()).collect();
         assert_eq!(kinds, [kind], "{path}");
     }
     audit::log(&stack).await;

@@ -32,7 +32,8 @@ async fn twenty_writers_leave_no_gap_and_no_double() {
     }
     let entries = audit::log(&stack).await;
     assert_eq!(entries.len() as u64, before + (WRITERS * EACH) as u64);
-    let mut written: Vec<String> = entries.iter().map(|e| format!("{:?}", e.event)).filter(|e| e.contains("Missed")).collect();
+    let mut written: Vec<String> =
+        entries.iter().map(|e| format!("{:?}", e.event)).filter(|e| e.contains("Missed")).collect();
     written.sort();
     written.dedup();
     assert_eq!(written.len(), WRITERS * EACH);

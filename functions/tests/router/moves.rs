@@ -40,7 +40,9 @@ async fn the_store_refuses_a_move_from_another_state() {
                 moved.unwrap();
                 assert_eq!(stack.log_size().await, size + 1);
             } else {
-                assert!(matches!(moved, Err(DomainError::Table(TableError::Condition(ref refused))) if refused == &[0]));
+                assert!(
+                    matches!(moved, Err(DomainError::Table(TableError::Condition(ref refused))) if refused == &[0])
+                );
                 assert_eq!(stack.log_size().await, size);
             }
         }
@@ -76,7 +78,11 @@ impl Act {
         }
     }
 
-    async fn run(self, stack: &Stack, record: &walwarden_core::table::Record<walwarden_core::backups::BackupJob>) -> Result<BackupState, DomainError> {
+    async fn run(
+        self,
+        stack: &Stack,
+        record: &walwarden_core::table::Record<walwarden_core::backups::BackupJob>,
+    ) -> Result<BackupState, DomainError> {
         let (domain, job) = (&stack.domain, &record.body);
         let fail = |class| domain.fail_backup(record, class, "test", AssertedBy::ControlPlane);
         let moved = match self {
@@ -93,7 +99,9 @@ impl Act {
                 domain.backup_running(record, started).await?
             }
             Self::Finish => {
-                let Ok(Finish::Backup(measured)) = serde_json::from_value(placed::finish()) else { panic!("measurements") };
+                let Ok(Finish::Backup(measured)) = serde_json::from_value(placed::finish()) else {
+                    panic!("measurements")
+                };
                 domain.finish_backup(record, *measured).await?
             }
             Self::FailRetryable => fail(FailureClass::SourceUnreachable).await?,
@@ -121,14 +129,19 @@ async fn no_act_moves_a_backup_where_it_may_not_go() {
                 (Act::Run, Err(DomainError::Storage(_))) if legal => continue,
                 // Repeats that are answered again.
                 (Act::Run, Ok(BackupState::Running)) if *state == BackupState::Running => {}
-                (Act::Finish, Ok(same)) if same == *state && matches!(state, BackupState::Finalizing | BackupState::Completed) => {}
+                (Act::Cancel, Ok(BackupState::Cancelled)) if *state == BackupState::Cancelled => {}
+                (Act::Finish, Ok(same))
+                    if same == *state && matches!(state, BackupState::Finalizing | BackupState::Completed) => {}
                 (_, Ok(now)) => {
                     assert!(legal && now == act.leads_to(), "{act:?} moved {state} to {now}");
                     assert_eq!(stack.log_size().await, size + 1);
                     // Whoever read it before that move writes nothing.
                     let stale = act.run(&stack, &record).await;
                     let repeated = matches!(stale, Ok(again) if again == now);
-                    assert!(repeated || matches!(stale, Err(DomainError::Refused(_))), "{act:?} from a stale {state}: {stale:?}");
+                    assert!(
+                        repeated || matches!(stale, Err(DomainError::Refused(_))),
+                        "{act:?} from a stale {state}: {stale:?}"
+                    );
                     assert_eq!(stack.log_size().await, size + 1, "{act:?} from a stale {state}");
                     continue;
                 }

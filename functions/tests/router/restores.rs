@@ -75,7 +75,8 @@ async fn a_token_of_another_server_or_of_no_job_is_refused() {
     let payload: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
     // With the right key, as another deployment that shares it would.
     let minted = async |field: &str, value: serde_json::Value| {
-        let mut payload: walwarden_contract::token::RestoreTokenPayload = serde_json::from_value(payload.clone()).unwrap();
+        let mut payload: walwarden_contract::token::RestoreTokenPayload =
+            serde_json::from_value(payload.clone()).unwrap();
         let mut changed = serde_json::to_value(&payload).unwrap();
         changed[field] = value;
         payload = serde_json::from_value(changed).unwrap();

@@ -56,7 +56,10 @@ async fn a_tick_that_finds_a_backup_under_way_is_skipped() {
     assert_eq!(stack.ticks().await, Vec::<String>::new());
     let entries = stack.entries_since(size).await;
     assert_eq!((entries.len(), entries[0]["kind"].as_str()), (1, Some("backup.skipped")));
-    assert_eq!(entries[0]["payload"], json!({ "databaseId": database, "tick": tick, "reason": "backup_already_active" }));
+    assert_eq!(
+        entries[0]["payload"],
+        json!({ "databaseId": database, "tick": tick, "reason": "backup_already_active" })
+    );
     assert!(next_run(&stack, &database).await.unwrap() > tick);
     stack.ticks().await;
     assert_eq!(stack.log_size().await, size + 1);
@@ -122,7 +125,11 @@ async fn a_tick_of_a_destination_that_is_not_verified_is_skipped() {
     let entries = stack.entries_since(size).await;
     assert_eq!(entries[0]["payload"]["reason"], "destination_not_verified");
     // The same by the door that EventBridge takes.
-    let call = walwarden_functions::dispatch::DispatchCall::Tick { org: stack.org.clone(), database: database.clone() };
+    let call = walwarden_functions::dispatch::DispatchCall::Tick {
+        org: stack.org.clone(),
+        database: database.clone(),
+        tick: stack.clock.now(),
+    };
     stack.dispatch.carry_out(call).await.unwrap();
     let entries = stack.entries_since(size + 1).await;
     assert_eq!((entries.len(), entries[0]["kind"].as_str()), (1, Some("backup.skipped")));
@@ -286,7 +293,15 @@ async fn backups_are_paged_newest_first_within_their_database() {
     let found = page(&one, &format!("cursor={elsewhere}")).await.expect(200);
     assert_eq!(ids(&found), made[3..].to_vec());
     assert_eq!(ids(&page(&two, &format!("cursor={}", made[0])).await.expect(200)), [elsewhere]);
-    for bad in ["limit=0", "limit=201", "limit=x", "limit=-1", "cursor=x", "cursor=rst_01jd7z9k3m5n7p9r1t3v5x7z9a", "limit=1&limit=2"] {
+    for bad in [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "limit=-1",
+        "cursor=x",
+        "cursor=rst_01jd7z9k3m5n7p9r1t3v5x7z9a",
+        "limit=1&limit=2",
+    ] {
         page(&one, bad).await.refused(400, "invalid_request");
     }
 }

@@ -51,8 +51,18 @@ async fn secrets_stay_where_they_belong() {
         stack.get(path).send().await.expect(200);
     }
     // Mistakes with secrets in them.
-    stack.post("/api/v1/databases").fresh().json(&json!({ "name": "n", "dsn": format!("x {DSN_PASSWORD}"), "destinationId": 1 })).send().await;
-    stack.post("/worker/v1/restores/claim").anonymous().json(&json!({ "token": token, "sessionSha256": cli.secret, "workerVersion": "" })).send().await;
+    stack
+        .post("/api/v1/databases")
+        .fresh()
+        .json(&json!({ "name": "n", "dsn": format!("x {DSN_PASSWORD}"), "destinationId": 1 }))
+        .send()
+        .await;
+    stack
+        .post("/worker/v1/restores/claim")
+        .anonymous()
+        .json(&json!({ "token": token, "sessionSha256": cli.secret, "workerVersion": "" }))
+        .send()
+        .await;
 
     let server = store.server();
     let mac = token.split_once('.').unwrap().1.to_owned();
@@ -67,7 +77,7 @@ async fn secrets_stay_where_they_belong() {
         ("claim secret", &launched, vec![]),
     ];
     let objects: Vec<(String, String)> = store
-        .keys("")
+        .keys(&format!("org/{}/", stack.org))
         .into_iter()
         .map(|key| {
             let bytes = store.read(&key);

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use walwarden_contract::{
     ids::{BackupId, DatabaseId, JobId, RestoreId},
-    states::BackupState,
+    states::{BackupState, RestoreState},
 };
 use walwarden_core::table::keys;
 
@@ -23,20 +23,37 @@ use crate::{
 
 #[derive(Debug, Clone)]
 enum Step {
+    /// What a backup needs next, or another backup; likewise a restore.
+    Advance,
+    AdvanceRestore,
+    // What comes between, whether it fits or not.
     Trigger,
     /// With the secret of the last launch, or with an older one.
-    Claim { stale: bool },
+    Claim {
+        stale: bool,
+    },
     Run,
     Heartbeat,
     /// Uploads what is missing and finishes; `twice` sends it again, `wrong` sends what cannot be.
-    Finish { twice: bool, wrong: bool },
-    Fail { retryable: bool },
+    Finish {
+        twice: bool,
+        wrong: bool,
+    },
+    Fail {
+        retryable: bool,
+    },
     Cancel,
     Sweep,
-    Wait { seconds: i64 },
+    Wait {
+        seconds: i64,
+    },
     Issue,
-    ClaimRestore { again: bool },
-    StepRestore { step: usize },
+    ClaimRestore {
+        again: bool,
+    },
+    StepRestore {
+        step: usize,
+    },
     FinishRestore,
     Inspect,
     Export,
@@ -44,19 +61,21 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => Just(Step::Trigger),
-        4 => prop::bool::weighted(0.2).prop_map(|stale| Step::Claim { stale }),
-        4 => Just(Step::Run),
-        2 => Just(Step::Heartbeat),
-        4 => (any::<bool>(), prop::bool::weighted(0.15)).prop_map(|(twice, wrong)| Step::Finish { twice, wrong }),
-        1 => prop::bool::weighted(0.7).prop_map(|retryable| Step::Fail { retryable }),
+        24 => Just(Step::Advance),
+        12 => Just(Step::AdvanceRestore),
+        1 => Just(Step::Trigger),
+        1 => prop::bool::weighted(0.5).prop_map(|stale| Step::Claim { stale }),
+        1 => Just(Step::Run),
+        1 => Just(Step::Heartbeat),
+        1 => (any::<bool>(), prop::bool::weighted(0.3)).prop_map(|(twice, wrong)| Step::Finish { twice, wrong }),
+        2 => prop::bool::weighted(0.7).prop_map(|retryable| Step::Fail { retryable }),
         1 => Just(Step::Cancel),
-        4 => Just(Step::Sweep),
-        3 => prop_oneof![Just(40), Just(125), Just(1900)].prop_map(|seconds| Step::Wait { seconds }),
-        2 => Just(Step::Issue),
-        2 => any::<bool>().prop_map(|again| Step::ClaimRestore { again }),
-        3 => (0..6usize).prop_map(|step| Step::StepRestore { step }),
-        2 => Just(Step::FinishRestore),
+        3 => Just(Step::Sweep),
+        2 => prop_oneof![4 => Just(20), 2 => Just(125), 1 => Just(700)].prop_map(|seconds| Step::Wait { seconds }),
+        1 => Just(Step::Issue),
+        1 => any::<bool>().prop_map(|again| Step::ClaimRestore { again }),
+        2 => (0..6usize).prop_map(|step| Step::StepRestore { step }),
+        1 => Just(Step::FinishRestore),
         1 => Just(Step::Inspect),
         1 => Just(Step::Export),
     ]
@@ -75,9 +94,39 @@ struct History<'s> {
 }
 
 impl<'s> History<'s> {
+    /// The step that the present state asks for.
+    async fn next(&self) -> Step {
+        let Some(id) = &self.backup else { return Step::Trigger };
+        match self.stack.backup(id).await.state {
+            BackupState::Queued => Step::Claim { stale: false },
+            BackupState::Claimed => Step::Run,
+            BackupState::Running => Step::Finish { twice: false, wrong: false },
+            BackupState::FailedRetryable => Step::Wait { seconds: 40 },
+            _ => Step::Trigger,
+        }
+    }
+
+    async fn next_of_restore(&self) -> Step {
+        let Some((id, _)) = &self.restore else { return Step::Issue };
+        match self.stack.domain.restore_by_id(&self.stack.org, id).await.unwrap().body.state {
+            RestoreState::Created => Step::ClaimRestore { again: true },
+            RestoreState::Claimed => Step::StepRestore { step: 0 },
+            RestoreState::Downloading => Step::StepRestore { step: 2 },
+            RestoreState::ManifestVerified => Step::StepRestore { step: 4 },
+            state if state.is_final() && state != RestoreState::TimedOut => Step::Issue,
+            _ => Step::FinishRestore,
+        }
+    }
+
     async fn apply(&mut self, step: &Step) {
         let stack = self.stack;
+        let step = match step {
+            Step::Advance => &self.next().await,
+            Step::AdvanceRestore => &self.next_of_restore().await,
+            step => step,
+        };
         match step {
+            Step::Advance | Step::AdvanceRestore => {}
             Step::Trigger => {
                 let path = format!("/api/v1/databases/{}/backups", self.database);
                 let triggered = stack.post(path).fresh().send().await;
@@ -218,11 +267,13 @@ fn allowed(status: u16, these: &[u16]) {
 #[test]
 fn whatever_happens_the_log_and_the_jobs_agree() {
     let runtime = Runtime::new().unwrap();
-    let mut runner = TestRunner::new(Config { cases: 10, failure_persistence: None, ..Config::default() });
-    let steps = prop::collection::vec(step(), 10..40);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let steps = prop::collection::vec(step(), 20..60);
+    let store = runtime.block_on(Store::new());
     let outcome = runner.run(&steps, |steps| {
         runtime.block_on(async {
-            let (stack, store) = (Stack::start().await, Store::new().await);
+            let stack = Stack::start().await;
             let database = store.database(&stack).await;
             let mut history = History {
                 stack: &stack,
@@ -248,7 +299,7 @@ fn whatever_happens_the_log_and_the_jobs_agree() {
             assert_eq!(stack.active(&database).await, None);
             let due = stack.domain.table.due(keys::SENTINEL_QUEUE, "2999", 10).await.unwrap();
             assert!(due.iter().all(|key| key.sk.starts_with("RESTORE#")), "{due:?}");
-            assert_eq!(store.unfinished(), []);
+            assert_eq!(store.unfinished(&stack), []);
             audit::log(&stack).await;
         });
         Ok(())

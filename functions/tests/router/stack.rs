@@ -17,7 +17,7 @@ use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use axum::{Router, body::Body, http::Request};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tower::ServiceExt;
 use walwarden_contract::{
     address::AddressPolicy,
@@ -80,6 +80,7 @@ pub struct Stack {
     router: Router,
     directory: TempDir,
     transcript: Mutex<Vec<(String, String)>>,
+    _stop: watch::Sender<bool>,
 }
 
 impl Stack {
@@ -106,10 +107,12 @@ impl Stack {
         let domain = Arc::new(Domain::new(table, Keyring::Local(keyring), edge, settings));
         let (org, operator) = domain.create_organization("test").await.unwrap();
 
+        let (stop, stopped) = watch::channel(false);
         let launcher = ChildLauncher {
             program: launcher_script(&directory),
             worker_url: "http://unused.test".into(),
             environment: vec![("LAUNCHES".into(), directory.path().display().to_string())],
+            stopped,
         };
         let dispatch = Arc::new(Dispatch::new(Arc::clone(&domain), Launcher::Child(launcher)));
         let caller = WorkerCaller::Here(Arc::clone(&domain));
@@ -120,7 +123,18 @@ impl Stack {
         })
         .merge(worker::router(worker::Worker { domain: Arc::clone(&domain), caller }));
         let operator = operator.expose().to_owned();
-        Self { domain, dispatch, clock, org, operator, engine, router, directory, transcript: Mutex::default() }
+        Self {
+            domain,
+            dispatch,
+            clock,
+            org,
+            operator,
+            engine,
+            router,
+            directory,
+            transcript: Mutex::default(),
+            _stop: stop,
+        }
     }
 
     pub fn get(&self, path: impl Into<String>) -> Call<'_> {
@@ -340,7 +354,7 @@ impl Stack {
 
 fn launcher_script(directory: &TempDir) -> PathBuf {
     let path = directory.path().join("runner");
-    let text = "#!/bin/sh\nprintf %s \"$WALWARDEN_CLAIM_SECRET\" > \"$LAUNCHES/.$$\"\nmv \"$LAUNCHES/.$$\" \"$LAUNCHES/$WALWARDEN_JOB_ID\"\n";
+    let text = "#!/bin/sh\nexec 2>/dev/null\nprintf %s \"$WALWARDEN_CLAIM_SECRET\" > \"$LAUNCHES/.$$\"\nmv \"$LAUNCHES/.$$\" \"$LAUNCHES/$WALWARDEN_JOB_ID\"\n";
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
     path

@@ -92,7 +92,8 @@ async fn a_token_of_one_database_sees_and_does_nothing_else() {
     for (path, list) in [("/api/v1/databases", "databases"), ("/api/v1/evidence", "evidence")] {
         assert_eq!(get(path.into()).await.expect(200)[list].as_array().unwrap().len(), 1);
     }
-    let post = async |path: String, body: serde_json::Value| stack.post(path).bearer(&token).fresh().json(&body).send().await;
+    let post =
+        async |path: String, body: serde_json::Value| stack.post(path).bearer(&token).fresh().json(&body).send().await;
     for path in [
         format!("/api/v1/databases/{other}/backups"),
         format!("/api/v1/databases/{other}/check"),

@@ -55,11 +55,20 @@ struct Demo {
 impl Demo {
     fn new(directory: &Path, major: Option<u8>) -> Result<Self> {
         let available = Postgres::majors_available();
-        let lowest = available.first().copied().context("no Postgres server is installed\nhint: `make tools` installs what the demo needs")?;
+        let lowest = available
+            .first()
+            .copied()
+            .context("no Postgres server is installed\nhint: `make tools` installs what the demo needs")?;
         let major = major.unwrap_or(lowest);
         ensure!(available.contains(&major), "Postgres {major} is not installed\nhint: installed are {available:?}");
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        Ok(Self { directory: directory.into(), major, url: format!("http://127.0.0.1:{port}"), port, begun: Instant::now() })
+        Ok(Self {
+            directory: directory.into(),
+            major,
+            url: format!("http://127.0.0.1:{port}"),
+            port,
+            begun: Instant::now(),
+        })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -86,58 +95,107 @@ impl Demo {
         shell.heading("Walwarden as one process, with a locked bucket");
         let server = beside("walwarden-server")?;
         let arguments = format!("up --data-dir data --demo-bucket --listen 127.0.0.1:{}", self.port);
-        let _server = shell.background(&server, &arguments, &[("WALWARDEN_PG_BIN", &source.bin_dir().display().to_string())])?;
+        let _server =
+            shell.background(&server, &arguments, &[("WALWARDEN_PG_BIN", &source.bin_dir().display().to_string())])?;
         self.wait_for_server()?;
 
         shell.heading("Register bucket and database");
-        let destination = self.post(&shell, "destination", "--data @data/destination.json", "/api/v1/destinations", &["id", "provider", "bucket", "state"])?;
+        let destination = self.post(
+            &shell,
+            "destination",
+            "--data @data/destination.json",
+            "/api/v1/destinations",
+            &["id", "provider", "bucket", "state"],
+        )?;
         let destination = text(&destination, "/id")?;
-        let preflight = self.post(&shell, "preflight", "", &format!("/api/v1/destinations/{destination}/preflight"), &["result"])?;
+        let preflight =
+            self.post(&shell, "preflight", "", &format!("/api/v1/destinations/{destination}/preflight"), &["result"])?;
         for check in preflight["checks"].as_array().into_iter().flatten() {
-            shell.say(&format!("  {:<22} {}", check["name"].as_str().unwrap_or(""), check["outcome"].as_str().unwrap_or("")));
+            shell.say(&format!(
+                "  {:<22} {}",
+                check["name"].as_str().unwrap_or(""),
+                check["outcome"].as_str().unwrap_or("")
+            ));
         }
         ensure!(preflight["result"] == "verified", "the bucket is not verified");
-        let mut request = json!({ "name": "shop", "dsn": source.dsn("shop"), "destinationId": destination, "schedule": "0 2 * * *" });
+        let mut request =
+            json!({ "name": "shop", "dsn": source.dsn("shop"), "destinationId": destination, "schedule": "0 2 * * *" });
         if self.major >= 16 && !Postgres::client_supports_zstd(self.major) {
             shell.say("this build of pg_restore cannot read zstd: the archive is compressed with gzip");
             request["compression"] = json!({ "codec": "gzip", "level": 6 });
         }
         write_private(&self.file("database.json"), &serde_json::to_vec_pretty(&request)?)?;
-        let database = self.post(&shell, "database", "--data @database.json", "/api/v1/databases", &["id", "redactedDsn", "schedule", "nextRunAt"])?;
+        let database = self.post(
+            &shell,
+            "database",
+            "--data @database.json",
+            "/api/v1/databases",
+            &["id", "redactedDsn", "schedule", "nextRunAt"],
+        )?;
         let database = text(&database, "/id")?;
         self.wait_for_check(&shell, &database)?;
 
         shell.heading("Back up");
-        let triggered = self.post(&shell, "backup", "", &format!("/api/v1/databases/{database}/backups"), &["backupJobId", "state"])?;
+        let triggered = self.post(
+            &shell,
+            "backup",
+            "",
+            &format!("/api/v1/databases/{database}/backups"),
+            &["backupJobId", "state"],
+        )?;
         let backup = text(&triggered, "/backupJobId")?;
         let done = self.wait_for_backup(&shell, &backup)?;
-        let evidence = self.get(&shell, &format!("/api/v1/evidence/{backup}"), &["checksumSha256", "manifest", "integrityVerification", "snapshotAt"])?;
+        let evidence = self.get(
+            &shell,
+            &format!("/api/v1/evidence/{backup}"),
+            &["checksumSha256", "manifest", "integrityVerification", "snapshotAt"],
+        )?;
         let manifest = text(&evidence, "/manifest/sha256")?;
 
         shell.heading("Restore it on the other machine, by the one-liner, and prove it row for row");
         let request = json!({ "backupJobId": backup, "mode": "new_database", "createdDatabase": "shop_restored", "purpose": "drill" });
         fs::write(self.file("restore.json"), request.to_string())?;
-        let restore = self.post(&shell, "restore", "--data @restore.json", "/api/v1/restores", &["restoreJobId", "manifestHash", "expiresAt"])?;
+        let restore = self.post(
+            &shell,
+            "restore",
+            "--data @restore.json",
+            "/api/v1/restores",
+            &["restoreJobId", "manifestHash", "expiresAt"],
+        )?;
         let one_liner = text(&restore, "/oneLiner/native")?;
-        shell.restore(&one_liner, &target.dsn("postgres"), &format!("--prove --pg-bin {}", target.bin_dir().display()), &beside("walwarden")?)?;
+        shell.restore(
+            &one_liner,
+            &target.dsn("postgres"),
+            &format!("--prove --pg-bin {}", target.bin_dir().display()),
+            &beside("walwarden")?,
+        )?;
         let restored = target.query_one("shop_restored", "SELECT count(*) FROM shop.orders")?;
         let original = source.query_one("shop", "SELECT count(*) FROM shop.orders")?;
         shell.say(&format!("orders in the source: {original}, in shop_restored: {restored}"));
         ensure!(restored == original, "the restored database has other rows");
-        let job = self.get(&shell, &format!("/api/v1/restores/{}", text(&restore, "/restoreJobId")?), &["state", "proof", "receiptHash"])?;
+        let job = self.get(
+            &shell,
+            &format!("/api/v1/restores/{}", text(&restore, "/restoreJobId")?),
+            &["state", "proof", "receiptHash"],
+        )?;
         ensure!(job["state"] == "completed" && job["proof"] == "identical", "the restore was not recorded as proven");
 
         shell.heading("The evidence, verified offline");
-        shell.run(&format!("curl -sS -K data/api.curl -o evidence.tgz {}/api/v1/evidence/{backup}/bundle", self.url))?;
+        shell
+            .run(&format!("curl -sS -K data/api.curl -o evidence.tgz {}/api/v1/evidence/{backup}/bundle", self.url))?;
         shell.run(&format!("curl -sS -o pubkey.pem {}/.well-known/walwarden-pubkey.pem", self.url))?;
         let verifier = beside("walwarden-verifier")?;
         shell.say("the artifact itself, from the bucket, with the bucket owner's own credentials:");
         let key = text(&done, "/artifact/key")?;
         let bucket: Value = serde_json::from_slice(&fs::read(self.file("data/destination.json"))?)?;
-        let credentials = format!("user = \"{}:{}\"\n", text(&bucket, "/accessKeyId")?, text(&bucket, "/secretAccessKey")?);
+        let credentials =
+            format!("user = \"{}:{}\"\n", text(&bucket, "/accessKeyId")?, text(&bucket, "/secretAccessKey")?);
         write_private(&self.file("bucket.curl"), credentials.as_bytes())?;
         let from = format!("{}/{}/{key}", text(&bucket, "/endpoint")?, text(&bucket, "/bucket")?);
-        shell.run(&format!("curl -sS -K bucket.curl --aws-sigv4 aws:amz:{}:s3 -o artifact.dump {from}", text(&bucket, "/region")?))?;
+        shell.run(&format!(
+            "curl -sS -K bucket.curl --aws-sigv4 aws:amz:{}:s3 -o artifact.dump {from}",
+            text(&bucket, "/region")?
+        ))?;
         shell.verify(&verifier, "--bundle evidence.tgz --pubkey pubkey.pem --artifact artifact.dump", 0)?;
 
         shell.heading("A copy with one byte changed is refused");
@@ -180,8 +238,15 @@ impl Demo {
         while begun.elapsed() < Duration::from_secs(60) {
             let check = shell.quiet_json(&command)?["check"].clone();
             if check["final"] == true {
-                shell.say(&format!("  source check: {} (server {})", check["state"].as_str().unwrap_or(""), check["serverVersion"].as_str().unwrap_or("?")));
-                ensure!(check["state"] == "completed" && check["failure"].is_null(), "the source check failed: {check}");
+                shell.say(&format!(
+                    "  source check: {} (server {})",
+                    check["state"].as_str().unwrap_or(""),
+                    check["serverVersion"].as_str().unwrap_or("?")
+                ));
+                ensure!(
+                    check["state"] == "completed" && check["failure"].is_null(),
+                    "the source check failed: {check}"
+                );
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -197,7 +262,11 @@ impl Demo {
             let job = shell.quiet_json(&command)?;
             let state = job["state"].as_str().unwrap_or("").to_owned();
             let bytes = job.pointer("/progress/bytes").and_then(Value::as_u64).unwrap_or_default();
-            let line = if bytes > 0 && job["final"] == false { format!("{state}: {} read", size(bytes)) } else { state.clone() };
+            let line = if bytes > 0 && job["final"] == false {
+                format!("{state}: {} read", size(bytes))
+            } else {
+                state.clone()
+            };
             if line != last {
                 shell.say(&format!("  {line}"));
                 last = line;
@@ -221,7 +290,11 @@ impl Demo {
 }
 
 fn text(value: &Value, pointer: &str) -> Result<String> {
-    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("the answer has no {pointer}: {value}"))
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .with_context(|| format!("the answer has no {pointer}: {value}"))
 }
 
 fn size(bytes: u64) -> String {

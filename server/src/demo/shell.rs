@@ -118,13 +118,22 @@ impl Shell {
         // The pasted line names the program as installed; here it lies beside this one.
         let folder = program.parent().unwrap_or(Path::new("."));
         let path = std::env::join_paths(
-            std::iter::once(folder.to_owned()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+            std::iter::once(folder.to_owned())
+                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
         )?;
         let mut sh = Command::new("sh");
         // By standard input: the token is not to stand in the shell's own arguments.
-        sh.arg("-s").current_dir(&self.directory).env("PATH", path).env("WALWARDEN_TARGET", target).stdin(Stdio::piped());
+        sh.arg("-s")
+            .current_dir(&self.directory)
+            .env("PATH", path)
+            .env("WALWARDEN_TARGET", target)
+            .stdin(Stdio::piped());
         let mut child = sh.spawn()?;
-        child.stdin.take().context("no standard input")?.write_all(format!("{one_liner} {flags} </dev/null\n").as_bytes())?;
+        child
+            .stdin
+            .take()
+            .context("no standard input")?
+            .write_all(format!("{one_liner} {flags} </dev/null\n").as_bytes())?;
         let status = child.wait()?;
         ensure!(status.success(), "the restore failed: {status}");
         Ok(())

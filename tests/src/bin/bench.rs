@@ -86,24 +86,52 @@ impl Bench {
         };
         for (name, measured) in &columns {
             let peak = measured.iter().map(|m| m.peak_kib).max().unwrap_or_default();
-            println!("  {name:<28} {:>7.1} s   peak RSS {:>5.1} MiB", median(name).unwrap_or(f64::NAN), peak as f64 / 1024.0);
+            println!(
+                "  {name:<28} {:>7.1} s   peak RSS {:>5.1} MiB",
+                median(name).unwrap_or(f64::NAN),
+                peak as f64 / 1024.0
+            );
         }
         for codec in codecs {
             let ours = median(&format!("runner {codec}")).unwrap_or(f64::NAN);
             let goal = if codec.starts_with("gzip") { 0.20 } else { 0.12 };
-            ratio(&format!("runner {codec} ÷ pg_dump -Fc -Z9"), ours / median("pg_dump -Fc -Z9").unwrap_or(f64::NAN), Some(goal));
-            ratio(&format!("runner {codec} ÷ pg_dump -Fc -Z0 (one COPY stream)"), ours / median("pg_dump -Fc -Z0").unwrap_or(f64::NAN), None);
+            ratio(
+                &format!("runner {codec} ÷ pg_dump -Fc -Z9"),
+                ours / median("pg_dump -Fc -Z9").unwrap_or(f64::NAN),
+                Some(goal),
+            );
+            ratio(
+                &format!("runner {codec} ÷ pg_dump -Fc -Z0 (one COPY stream)"),
+                ours / median("pg_dump -Fc -Z0").unwrap_or(f64::NAN),
+                None,
+            );
             if codec == "zstd:3" && zstd {
-                ratio("runner zstd:3 ÷ pg_dump -Fc --compress=zstd:3", ours / median("pg_dump -Fc --compress=zstd:3").unwrap_or(f64::NAN), Some(0.95));
+                ratio(
+                    "runner zstd:3 ÷ pg_dump -Fc --compress=zstd:3",
+                    ours / median("pg_dump -Fc --compress=zstd:3").unwrap_or(f64::NAN),
+                    Some(0.95),
+                );
             }
-            let peer = if codec == "gzip:6" { Some("pg_dump -Fc -Z6") } else { zstd.then_some("pg_dump -Fc --compress=zstd:3") };
+            let peer = if codec == "gzip:6" {
+                Some("pg_dump -Fc -Z6")
+            } else {
+                zstd.then_some("pg_dump -Fc --compress=zstd:3")
+            };
             if let Some(peer) = peer {
                 let size = |name: &str| -> Result<f64> { Ok(fs::metadata(self.artifact(name))?.len() as f64) };
-                ratio(&format!("artifact size, {codec} ÷ {peer}"), size(&format!("runner {codec}"))? / size(peer)?, Some(1.01));
+                ratio(
+                    &format!("artifact size, {codec} ÷ {peer}"),
+                    size(&format!("runner {codec}"))? / size(peer)?,
+                    Some(1.01),
+                );
             }
             let peaks = columns.iter().filter(|(n, _)| *n == format!("runner {codec}")).flat_map(|(_, m)| m);
             let peak = peaks.map(|m| m.peak_kib).max().unwrap_or_default() as f64 / 1024.0;
-            println!("  {:<58} {peak:>6.1} MiB  {}", format!("runner {codec}: peak RSS"), verdict(peak <= 96.0, "≤ 96 MiB"));
+            println!(
+                "  {:<58} {peak:>6.1} MiB  {}",
+                format!("runner {codec}: peak RSS"),
+                verdict(peak <= 96.0, "≤ 96 MiB")
+            );
         }
         self.restore(runs)
     }
@@ -213,10 +241,14 @@ impl World {
         }))?;
         let destination = field(&destination, "/id")?;
         world.call("POST", &format!("/destinations/{destination}/preflight"), Value::Null)?;
-        let database = world.call("POST", "/databases", json!({
-            "name": "bench", "dsn": bench.source.dsn("bench"), "destinationId": destination,
-            "compression": { "codec": "gzip", "level": 6 },
-        }))?;
+        let database = world.call(
+            "POST",
+            "/databases",
+            json!({
+                "name": "bench", "dsn": bench.source.dsn("bench"), "destinationId": destination,
+                "compression": { "codec": "gzip", "level": 6 },
+            }),
+        )?;
         world.database = field(&database, "/id")?;
         Ok(world)
     }
@@ -294,7 +326,11 @@ fn verdict(met: bool, goal: &str) -> String {
 }
 
 fn field(value: &Value, pointer: &str) -> Result<String> {
-    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("no {pointer} in {value}"))
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .with_context(|| format!("no {pointer} in {value}"))
 }
 
 fn release(name: &str) -> Result<PathBuf> {

@@ -65,11 +65,6 @@ impl Api {
         self.send(Method::GET, path, None, None).unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
-    /// `None` where the server does not answer.
-    pub fn try_get(&self, path: &str) -> Option<Answer> {
-        self.send(Method::GET, path, None, None).ok()
-    }
-
     /// A mutation under a fresh idempotency key.
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.post_under(&fresh_key(), path, body)

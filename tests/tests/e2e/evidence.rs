@@ -8,13 +8,13 @@ use walwarden_tests::{Postgres, Sample, tools};
 use walwarden_verifier::{
     bundle::{self, BundleContents, Limits},
     checkpoint::Checkpoint,
-    entry::{Entry, Event},
+    entry::Entry,
     keys::KeySet,
 };
 
 use crate::{
     restore::Restore,
-    stack::{BUCKET, Backup, Stack, Verification},
+    stack::{BUCKET, Stack, Verification},
 };
 
 pub fn contents(bundle: &[u8]) -> BundleContents {
@@ -65,12 +65,13 @@ fn the_bucket_alone_proves_a_backup() {
 
     // Everything at once.
     let all = Verification::of(&second_bundle, &keys).with("checkpoint", &kept[0]).with("checkpoint", &kept[1]);
-    let sentences =
-        all.with("artifact", &stack.artifact(&second)).with("annex", &stack.annex(&second)).passes();
+    let sentences = all.with("artifact", &stack.artifact(&second)).with("annex", &stack.annex(&second)).passes();
     let size = contents(&second_bundle).index.tree_size;
     assert_eq!(size, sizes[1]);
     assert!(sentences.contains(&format!("WITNESSED: size {size} extends all 2 supplied checkpoints.")), "{sentences}");
-    assert!(sentences.contains("ARTIFACT: size and SHA-256 match, contents parse and equal the manifest's; not restored."));
+    assert!(
+        sentences.contains("ARTIFACT: size and SHA-256 match, contents parse and equal the manifest's; not restored.")
+    );
     assert!(sentences.contains("5 large objects equal the artifact's."), "{sentences}");
     assert!(!sentences.contains("RESTORED"), "{sentences}");
 
@@ -82,7 +83,7 @@ fn the_bucket_alone_proves_a_backup() {
     assert!(sentences.contains(&format!("WITNESSED: size {size} extends all 2 supplied checkpoints.")), "{sentences}");
     // A checkpoint that was changed, and one of another log.
     let changed = String::from_utf8(kept[0].clone()).unwrap().replacen(&format!("\n{}\n", sizes[0]), "\n1\n", 1);
-    Verification::of(&fresh, &keys).with("checkpoint", changed.as_bytes()).finds_bad_somewhere("checkpoint ");
+    Verification::of(&fresh, &keys).with("checkpoint", changed.as_bytes()).finds_bad("checkpoint ");
 
     // Keys nobody pinned.
     let others = std::fs::read(tools::repository().join("tests/vectors/keys.pem")).unwrap();
@@ -148,20 +149,24 @@ fn a_proven_restore_becomes_part_of_the_evidence() {
     let receipts = contents(&bundle).receipts;
     assert_eq!(receipts.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), [issued.restore_id.as_str()]);
     let key = format!("{}.receipt.{}.json", backup.stem(), issued.restore_id);
-    let published = crate::patience::expect("the receipt in the bucket", 30, || stack.seaweed.get(BUCKET, &key, None).ok());
+    let published =
+        crate::patience::expect("the receipt in the bucket", 30, || stack.seaweed.get(BUCKET, &key, None).ok());
     assert_eq!(published, receipts[0].1);
 
     // What the log says of it, in order.
     let kinds: Vec<String> = kinds(&entries(&bundle), &issued.restore_id);
-    let expected = "token_issued triggered claimed downloading verifying manifest_verified restoring finalizing completed";
-    assert_eq!(kinds.join(" "), expected.split(' ').map(|kind| format!("restore.{kind}")).collect::<Vec<_>>().join(" "));
+    let expected =
+        "token_issued triggered claimed downloading verifying manifest_verified restoring finalizing completed";
+    assert_eq!(
+        kinds.join(" "),
+        expected.split(' ').map(|kind| format!("restore.{kind}")).collect::<Vec<_>>().join(" ")
+    );
 }
 
 /// The kinds of a job's entries, in order.
 pub fn kinds(entries: &[Entry], job: &str) -> Vec<String> {
     let own = entries.iter().filter(|entry| entry.job_id.as_deref() == Some(job));
-    let kind = |event: &Event| serde_json::to_value(event).expect("an event")["kind"].as_str().expect("a kind").to_owned();
-    own.map(|entry| kind(&entry.event)).collect()
+    own.map(|entry| entry.event.kind().to_owned()).collect()
 }
 
 /// Same backup, same tree, same receipts: same bytes. An export is an entry itself, so that two have the same tree only
@@ -194,12 +199,5 @@ fn exports_of_one_tree_are_equal() {
         }
     }
     assert!(compared > 0, "no two exports had the same tree");
-    exports_are_in_the_log(&stack, &backup);
-}
-
-fn exports_are_in_the_log(stack: &Stack, backup: &Backup) {
-    let bundle = stack.bundle(backup);
-    let own = kinds(&entries(&bundle), &backup.id);
-    let expected = "queued claimed running finalizing completed";
-    assert_eq!(own.join(" "), expected.split(' ').map(|kind| format!("backup.{kind}")).collect::<Vec<_>>().join(" "));
+    drop(postgres);
 }

@@ -178,8 +178,11 @@ fn equal_to_pg_dumps_own(artifact: &Path, source: &Postgres, scratch: &Path) {
 fn similar(what: &str, left: &str, right: &str) {
     if left != right {
         let difference = left.lines().zip(right.lines()).find(|(left, right)| left != right);
-        panic!("{what}: the source has {left_n} lines, the copy {right_n}; first difference: {difference:#?}",
-            left_n = left.lines().count(), right_n = right.lines().count());
+        panic!(
+            "{what}: the source has {left_n} lines, the copy {right_n}; first difference: {difference:#?}",
+            left_n = left.lines().count(),
+            right_n = right.lines().count()
+        );
     }
 }
 
@@ -208,7 +211,7 @@ fn zstd_where_the_targets_own_client_lacks_it() {
             similar("properties", &properties(&source, "plain"), &properties(&target, "plain"));
             report("majors: Postgres 18 with zstd:3 through pg_restore of 17");
         } else {
-            restore.is_refused(2, "zstd");
+            restore.must_be_refused(2, "zstd");
             assert_eq!(stack.restore_job(&issued)["state"], "created");
         }
     }

@@ -55,7 +55,8 @@ pub fn run(command: &mut Command) -> Said {
 /// Runs a program to its end, its standard input being a pipe or a file.
 pub fn run_with_input(command: &mut Command, input: impl Into<Stdio>) -> Said {
     command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {:?}: {error}", command.get_program()));
+    let mut child =
+        command.spawn().unwrap_or_else(|error| panic!("could not start {:?}: {error}", command.get_program()));
     let stdout = read(child.stdout.take().expect("a pipe"));
     let stderr = read(child.stderr.take().expect("a pipe"));
     let status = patience::within(LIMIT_SECONDS, || child.try_wait().expect("a child of ours"));

@@ -55,35 +55,38 @@ fn wrong_forged_swapped_and_used_tokens() {
     let (one, other) = (back_up(&stack, &postgres), back_up(&stack, &postgres));
     let issued = stack.issue(&one, Some("copy"));
     let swapped = stack.issue(&other, Some("copy"));
-    let restore = |issued: &Issued| Restore::new(&stack.api.url, issued, &postgres).args(&["--created-database", "copy"]);
+    let restore =
+        |issued: &Issued| Restore::new(&stack.api.url, issued, &postgres).args(&["--created-database", "copy"]);
     let with_token = |token: String| restore(&Issued { token, ..issued.clone() });
 
     // Seen by the CLI itself.
-    restore(&Issued { manifest: "0".repeat(64), ..issued.clone() }).is_refused(USER_ERROR, "another backup");
-    with_token(swapped.token.clone()).is_refused(USER_ERROR, "another backup");
-    with_token(stack.api.token.clone()).is_refused(USER_ERROR, "does not hold a restore token");
+    restore(&Issued { manifest: "0".repeat(64), ..issued.clone() }).must_be_refused(USER_ERROR, "another backup");
+    with_token(swapped.token.clone()).must_be_refused(USER_ERROR, "another backup");
+    with_token(stack.api.token.clone()).must_be_refused(USER_ERROR, "does not hold a restore token");
     let forged = |change: fn(&mut RestoreTokenPayload)| forged(&issued, change);
-    with_token(forged(|payload| payload.exp = payload.iat - 1)).is_refused(USER_ERROR, "expired");
+    with_token(forged(|payload| payload.exp = payload.iat - 1)).must_be_refused(USER_ERROR, "expired");
 
     // Seen by the server, whatever was changed.
-    with_token(forged(|payload| payload.exp += 3600)).is_refused(USER_ERROR, "not genuine");
-    with_token(forged(|payload| payload.purpose = RestorePurpose::Drill)).is_refused(USER_ERROR, "not genuine");
-    with_token(forged(|payload| payload.kid = "another".into())).is_refused(USER_ERROR, "not genuine");
-    with_token(forged(|payload| payload.aud = "another".into())).is_refused(USER_ERROR, "another server");
+    with_token(forged(|payload| payload.exp += 3600)).must_be_refused(USER_ERROR, "not genuine");
+    with_token(forged(|payload| payload.purpose = RestorePurpose::Drill)).must_be_refused(USER_ERROR, "not genuine");
+    with_token(forged(|payload| payload.kid = "another".into())).must_be_refused(USER_ERROR, "not genuine");
+    with_token(forged(|payload| payload.aud = "another".into())).must_be_refused(USER_ERROR, "another server");
     let (payload, _) = issued.token.split_once('.').unwrap();
     let (_, mac) = swapped.token.split_once('.').unwrap();
-    with_token(format!("{payload}.{mac}")).is_refused(USER_ERROR, "not genuine");
+    with_token(format!("{payload}.{mac}")).must_be_refused(USER_ERROR, "not genuine");
     assert_eq!(stack.restore_job(&issued)["state"], "created", "a refused token was spent");
 
     // Nothing of that kept the token from being good, once.
     restore(&issued).args(&["--prove"]).run().is_identical();
-    restore(&issued).is_refused(USER_ERROR, "already used");
-    Restore::new(&stack.api.url, &issued, &postgres).args(&["--created-database", "third"]).is_refused(USER_ERROR, "already used");
+    restore(&issued).must_be_refused(USER_ERROR, "already used");
+    Restore::new(&stack.api.url, &issued, &postgres)
+        .args(&["--created-database", "third"])
+        .must_be_refused(USER_ERROR, "already used");
     let job = stack.restore_job(&issued);
     assert_eq!((&job["state"], &job["proof"]), (&json!("completed"), &json!("identical")));
 
     // A name that is taken is said before the token is spent.
-    restore(&swapped).is_refused(USER_ERROR, "exists");
+    restore(&swapped).must_be_refused(USER_ERROR, "exists");
     assert_eq!(stack.restore_job(&swapped)["state"], "created");
 }
 
@@ -100,7 +103,9 @@ fn one_token_two_restores_at_once() {
         start.wait();
         (name, restore.run())
     };
-    let both = thread::scope(|scope| ["left", "right"].map(|name| scope.spawn(move || run(name))).map(|t| t.join().unwrap()));
+    let both = thread::scope(|scope| {
+        ["copy_one", "copy_two"].map(|name| scope.spawn(move || run(name))).map(|t| t.join().unwrap())
+    });
     let (won, lost): (Vec<_>, Vec<_>) = both.iter().partition(|(_, finished)| finished.said.code == 0);
     assert_eq!(won.len(), 1, "{}\n{}", both[0].1.said, both[1].1.said);
     won[0].1.is_identical();
@@ -126,19 +131,19 @@ fn what_is_corrupted_on_the_way_is_found() {
     let envelope = r#"\"payload\":\""#;
     for after in [40, 700] {
         server.make(fault("POST /worker/v1/restores/inspect", envelope, after, Kind::Letter));
-        restore().is_refused(TERMINAL, "the manifest is not good");
+        restore().must_be_refused(TERMINAL, "the manifest is not good");
         assert_eq!(server.mend(), 1);
     }
     server.make(fault("POST /worker/v1/restores/inspect", r#"\"sig\":\""#, 20, Kind::Letter));
-    restore().is_refused(TERMINAL, "the manifest is not good");
+    restore().must_be_refused(TERMINAL, "the manifest is not good");
     assert_eq!(server.mend(), 1);
     for after in [0, 300] {
         bucket.make(fault(".annex.jsonl.gz?", "\r\n\r\n", after, Kind::Flip));
-        restore().is_refused(TERMINAL, "the annex is not what the manifest states");
+        restore().must_be_refused(TERMINAL, "the annex is not what the manifest states");
         assert_eq!(bucket.mend(), 1);
     }
     bucket.make(fault(".annex.jsonl.gz?", "\r\n\r\n", 300, Kind::Cut));
-    restore().is_refused(RETRYABLE, "could not read the annex");
+    restore().must_be_refused(RETRYABLE, "could not read the annex");
     assert!(bucket.mend() > 1, "the annex was asked for once only");
     assert_eq!(stack.restore_job(&issued)["state"], "created", "the token was spent before the evidence was verified");
 
@@ -147,7 +152,7 @@ fn what_is_corrupted_on_the_way_is_found() {
         let issued = stack.issue(&backup, Some("copy"));
         bucket.make(fault(".dump?", "\r\n\r\n", after, Kind::Flip));
         let restore = Restore::new(&server.url(), &issued, &postgres).args(&["--created-database", "copy"]);
-        let finished = restore.is_refused(TERMINAL, "the manifest states");
+        let finished = restore.must_be_refused(TERMINAL, "the manifest states");
         assert_eq!(bucket.mend(), 1);
         assert!(finished.state("restoring").is_none(), "{}", finished.said);
         let job = stack.restore_job(&issued);
@@ -167,12 +172,14 @@ fn expired_tokens_and_tokens_of_another_server() {
     let backup = back_up(&own, &postgres);
     let (early, late) = (own.issue(&backup, Some("copy")), own.issue(&backup, Some("copy")));
     let shared = Stack::shared();
-    Restore::new(&shared.api.url, &early, &postgres).is_refused(USER_ERROR, "issued by another server");
+    Restore::new(&shared.api.url, &early, &postgres).must_be_refused(USER_ERROR, "issued by another server");
 
     own.restart(3500);
     Restore::new(&own.api.url, &early, &postgres).args(&["--created-database", "copy"]).run().said.succeeded();
     own.restart(3601);
-    Restore::new(&own.api.url, &late, &postgres).args(&["--created-database", "later"]).is_refused(USER_ERROR, "expired");
+    Restore::new(&own.api.url, &late, &postgres)
+        .args(&["--created-database", "later"])
+        .must_be_refused(USER_ERROR, "expired");
     let job = own.restore_job(&late);
     assert!(["created", "cancelled"].contains(&job["state"].as_str().unwrap()), "{job:#}");
     // The expiry gates the claim only: what was claimed in time is still what it was.

@@ -1,6 +1,6 @@
 //! The real CLI, as its one-liner is pasted, and what may not come of it.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use walwarden_tests::{Postgres, bin};
@@ -71,11 +71,6 @@ impl<'a> Restore<'a> {
         self
     }
 
-    pub fn env(mut self, name: &str, value: impl Into<PathBuf>) -> Self {
-        self.command.env(name, value.into());
-        self
-    }
-
     /// Connects as another role.
     pub fn connect_as(mut self, user: &str, password: &str) -> Self {
         self.command.env("WALWARDEN_TARGET", self.target.dsn_as(user, password, "postgres"));
@@ -98,7 +93,7 @@ impl<'a> Restore<'a> {
     /// Runs it, to be refused with that exit code and error: one clear line, a hint, nothing written to the target and
     /// nothing left on this machine.
     #[track_caller]
-    pub fn is_refused(self, exit: u8, line: &str) -> Finished {
+    pub fn must_be_refused(self, exit: u8, line: &str) -> Finished {
         let (target, before) = (self.target, roles_and_databases(self.target));
         let finished = self.run();
         finished.failed(exit, line);

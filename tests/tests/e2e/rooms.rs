@@ -25,7 +25,11 @@ const ROOMS: &[Room] = &[
     Room { name: "verifier", rooms: &[], never: NETWORK },
     Room { name: "contract", rooms: &["verifier"], never: NETWORK },
     Room { name: "client", rooms: &["contract", "verifier"], never: AWS_OR_TABLE },
-    Room { name: "core", rooms: &["contract", "verifier"], never: &["axum", "tower-http", "dynoxide-rs", "rusqlite", "lambda_runtime"] },
+    Room {
+        name: "core",
+        rooms: &["contract", "verifier"],
+        never: &["axum", "tower-http", "dynoxide-rs", "rusqlite", "lambda_runtime"],
+    },
     Room { name: "functions", rooms: &["core", "contract", "verifier"], never: &["dynoxide-rs", "rusqlite"] },
     Room { name: "runner", rooms: &["client", "contract", "verifier"], never: AWS_OR_TABLE },
     Room { name: "cli", rooms: &["client", "contract", "verifier"], never: AWS_OR_TABLE },
@@ -60,7 +64,15 @@ fn violations(room: &Room, tree: &BTreeSet<String>) -> Vec<String> {
 /// The crates a room is built of, without what only its tests use; or its direct dependencies of some kind.
 fn tree(room: &str, more: &[&str]) -> BTreeSet<String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(tools::repository()).args(["tree", "--offline", "--locked", "--prefix", "none", "--format", "{p}"]);
+    cargo.current_dir(tools::repository()).args([
+        "tree",
+        "--offline",
+        "--locked",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]);
     cargo.args(["-p", &format!("{OURS}{room}")]).args(more);
     let out = program::run(&mut cargo).succeeded().stdout();
     out.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()

@@ -213,7 +213,7 @@ impl Verification {
     #[track_caller]
     pub fn finds_bad(&self, place: &str) {
         let said = self.run();
-        let found = said.stderr.starts_with(&format!("BAD EVIDENCE: {place}: "));
+        let found = said.stderr.starts_with(&format!("BAD EVIDENCE: {place}"));
         assert!(said.code == 1 && found && said.stdout.is_empty(), "not bad evidence at {place}: {said}");
     }
 

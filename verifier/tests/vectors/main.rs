@@ -80,11 +80,8 @@ fn committed_vectors_are_the_generated_ones() {
         write(&directory(), &generated);
     }
     let committed = committed();
-    let differing: Vec<_> = generated
-        .keys()
-        .chain(committed.keys())
-        .filter(|name| generated.get(*name) != committed.get(*name))
-        .collect();
+    let differing: Vec<_> =
+        generated.keys().chain(committed.keys()).filter(|name| generated.get(*name) != committed.get(*name)).collect();
     assert!(differing.is_empty(), "UPDATE_VECTORS=1 rewrites them; differing: {differing:?}");
     let total: usize = committed.values().map(Vec::len).sum();
     assert!(total < 300_000, "vectors are meant to be small, these are {total} bytes");
@@ -108,20 +105,25 @@ fn the_verifier_answers_as_the_table_says() {
             .args(&args)
             .output()
             .unwrap();
-        let (stdout, stderr) =
-            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         let expected = case["expectedLine"].as_str().unwrap();
         let exit = case["expectedExit"].as_i64().unwrap();
         let good = if exit == 0 {
-            let lines: Vec<&str> = case["expectedLines"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
+            let lines: Vec<&str> =
+                case["expectedLines"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
             stderr.is_empty() && stdout.lines().eq(lines) && stdout.lines().last() == Some(expected)
         } else {
             let first = stderr.lines().next().unwrap_or_default();
             // After the fixed words an implementation may add its own in parentheses.
-            stdout.is_empty() && first.strip_prefix(expected).is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
+            stdout.is_empty()
+                && first.strip_prefix(expected).is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
         };
         if !good || i64::from(output.status.code().unwrap_or(-1)) != exit {
-            wrong.push(format!("{}\n  {stdout}{stderr}  {:?}, expected {exit} {expected}", args.join(" "), output.status));
+            wrong.push(format!(
+                "{}\n  {stdout}{stderr}  {:?}, expected {exit} {expected}",
+                args.join(" "),
+                output.status
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));

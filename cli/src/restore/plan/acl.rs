@@ -50,18 +50,19 @@ fn name(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// Statements that give a database exactly this ACL, run by its present owner.
-pub fn database_grants(database: &str, owner: &str, items: &[String]) -> Vec<String> {
+/// Statements that give a database exactly this ACL. Its present owner is `heir`, or the role that runs them.
+pub fn database_grants(database: &str, owner: &str, heir: Option<&str>, items: &[String]) -> Vec<String> {
     let database = quote::ident(database);
+    let holder = heir.map_or_else(|| "CURRENT_USER".to_owned(), quote::ident);
     let mut statements = vec![
         format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC"),
-        format!("REVOKE ALL ON DATABASE {database} FROM CURRENT_USER"),
+        format!("REVOKE ALL ON DATABASE {database} FROM {holder}"),
     ];
     for item in items.iter().filter_map(|item| parse(item)) {
         let grantee = match item.grantee.as_str() {
             "" => "PUBLIC".to_owned(),
             // Given to the present owner now, it goes to the owner-to-be with the database.
-            name if name == owner => "CURRENT_USER".to_owned(),
+            name if name == owner => holder.clone(),
             name => quote::ident(name),
         };
         for passable in [false, true] {
@@ -108,6 +109,9 @@ mod tests {
     #[test]
     fn database_acls_are_rebuilt() {
         let items = ["=c/o".to_owned(), "o=CTc/o".to_owned(), "app=C*T/o".to_owned()];
-        insta::assert_snapshot!(database_grants("d", "o", &items).join("\n"));
+        insta::assert_snapshot!(database_grants("d", "o", None, &items).join("\n"));
+        assert!(
+            database_grants("d", "o", Some("o"), &items).contains(&"REVOKE ALL ON DATABASE \"d\" FROM \"o\"".into())
+        );
     }
 }

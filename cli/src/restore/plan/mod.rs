@@ -2,6 +2,7 @@
 //! outcomes: exact, or refused with every reason and its remedy.
 
 pub mod acl;
+mod containers;
 mod in_place;
 mod kinds;
 mod new_database;
@@ -126,6 +127,7 @@ impl Plan {
         }
         refusals.extend(roles::check(annex, facts, new_database, &mut notes));
         refusals.extend(kinds::check(annex, facts));
+        refusals.extend(containers::check(annex, facts, new_database));
         extensions(annex, facts, &mut refusals, &mut notes);
         let database = if new_database {
             new_database::check(annex, facts, wishes, &mut refusals, &mut notes)

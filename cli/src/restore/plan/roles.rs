@@ -93,7 +93,7 @@ pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mu
                         uses.words(),
                         shown(&facts.role)
                     ),
-                    format!("GRANT {} TO {};", shown(&quote::ident(name)), shown(&quote::ident(&facts.role))),
+                    grant(name, facts),
                 ))
             }
             Some(_) => {}
@@ -113,6 +113,17 @@ pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mu
         notes.push(format!("roles of the source that no object needs are not on the target: {}", names.join(", ")));
     }
     refusals
+}
+
+/// What lets the restoring role act as another and have its rights.
+fn grant(name: &str, facts: &Facts) -> String {
+    let (role, me) = (shown(&quote::ident(name)), shown(&quote::ident(&facts.role)));
+    // Before 16 it is the member that inherits or does not, whatever it is a member of.
+    match facts.major() {
+        16.. => format!("GRANT {role} TO {me} WITH INHERIT TRUE, SET TRUE;"),
+        _ if facts.member_of.contains(name) => format!("ALTER ROLE {me} INHERIT;"),
+        _ => format!("GRANT {role} TO {me};"),
+    }
 }
 
 /// A grant by another than the owner is restored under SET SESSION AUTHORIZATION, which only superusers may.

@@ -111,6 +111,7 @@ pub async fn prove(
         .map(|entry| shown(&format!("{}.{}", entry.schema, entry.name)))
         .collect();
     outcome.different.sort();
+    outcome.not_proven.sort();
     Ok(outcome)
 }
 

@@ -7,10 +7,18 @@ mod compare;
 mod others;
 mod units;
 
-use serde::Serialize;
-use walwarden_verifier::receipt;
+use std::thread;
 
-use crate::format;
+use serde::Serialize;
+use serde_json::json;
+use walwarden_contract::{failure::FailureClass, token::RestoreMode};
+use walwarden_verifier::{annex::Annex, receipt};
+
+use super::target::Target;
+use crate::{failure::Failure, format, output::Output};
+
+/// How many findings of a kind people are told.
+const TOLD: usize = 40;
 
 /// What was compared and found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -34,8 +42,6 @@ pub struct Outcome {
     pub recomputed: Vec<String>,
 }
 
-pub use compare::prove;
-
 impl Outcome {
     /// `identical`, `different` or `notProven`.
     pub fn verdict(&self) -> &'static str {
@@ -44,6 +50,24 @@ impl Outcome {
             (true, false) => "notProven",
             (true, true) => "identical",
         }
+    }
+
+    /// The failure that a difference is.
+    pub fn difference(&self) -> Option<Failure> {
+        (!self.different.is_empty()).then(|| {
+            let names = self.names(&self.different);
+            Failure::class(
+                FailureClass::ProofDiffers,
+                format!("the restored database differs from what was backed up: {names}"),
+            )
+            .hint("a new database that differs is dropped; --keep-failed keeps it, to look at")
+        })
+    }
+
+    /// The first few names of what was found.
+    pub fn names(&self, found: &[(String, String)]) -> String {
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).take(5).collect();
+        format!("{}{}", names.join(", "), if found.len() > 5 { ", …" } else { "" })
     }
 
     /// For the receipt.
@@ -58,30 +82,52 @@ impl Outcome {
         }
     }
 
-    /// For people.
-    pub fn lines(&self) -> Vec<String> {
+    /// Says what was found to people; programs get all of it.
+    pub fn tell(&self, output: &Output) {
         let counts = format::contents(self.tables, self.rows, self.sequences, self.large_objects);
-        let head = match self.verdict() {
+        output.say(&match self.verdict() {
             "identical" => format!("identical: {counts}"),
             "different" => {
-                format!("different: {} of what was compared ({counts})", format::count(self.different.len() as u64))
+                format!("different: {} found in {counts}", format::count(self.different.len() as u64))
             }
-            _ => format!(
-                "not proven: {} could not be compared; what could be is the same ({counts})",
-                format::count(self.not_compared)
-            ),
-        };
-        let mut lines = vec![head];
-        lines.extend(self.different.iter().map(|(name, how)| format!("differs   {name}: {how}")));
-        lines.extend(self.not_proven.iter().map(|(name, why)| format!("unproven  {name}: {why}")));
+            _ => format!("not proven: {} could not be compared; the same: {counts}", format::count(self.not_compared)),
+        });
+        tell_some("differs", &self.different, output);
+        tell_some("unproven", &self.not_proven, output);
         if !self.recomputed.is_empty() {
-            lines.push(format!(
-                "anew      materialized views, computed and not compared: {}",
-                self.recomputed.join(", ")
-            ));
+            let names = self.recomputed.join(", ");
+            output.tell("anew", &format!("materialized views, computed and not compared: {names}"));
         }
-        lines
     }
+}
+
+fn tell_some(label: &str, found: &[(String, String)], output: &Output) {
+    for (name, what) in found.iter().take(TOLD) {
+        output.tell(label, &format!("{name}: {what}"));
+    }
+    if found.len() > TOLD {
+        output.tell(
+            label,
+            &format!("and {} more; the JSON output names all", format::count((found.len() - TOLD) as u64)),
+        );
+    }
+}
+
+/// Compares a database with the annex, with a phase of its own, and gives programs what was found.
+pub async fn run(
+    target: &Target,
+    database: &str,
+    mode: RestoreMode,
+    annex: &Annex,
+    money_readable: bool,
+    output: &Output,
+) -> Result<Outcome, Failure> {
+    output.phase("prove", annex.tables.iter().map(|table| table.bytes).sum());
+    let connections = thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
+    let outcome = compare::prove(target, database, mode, annex, money_readable, connections, output).await?;
+    output.done("compared");
+    output.document(&json!({ "proof": outcome, "verdict": outcome.verdict() }));
+    Ok(outcome)
 }
 
 /// A proof that was not asked for.

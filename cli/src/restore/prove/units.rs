@@ -64,11 +64,14 @@ impl Catalogue {
                 );
             }
         }
-        let tree = "SELECT n.nspname::text, c.relname::text FROM pg_partition_tree($1::text::regclass) t
-                      JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace";
+        // By its oid: a name would ask for rights on its schema.
+        let tree = "SELECT n.nspname::text, c.relname::text
+                      FROM pg_class r JOIN pg_namespace s ON s.oid = r.relnamespace, pg_partition_tree(r.oid) t
+                      JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE s.nspname = $1 AND r.relname = $2";
         for root in through_root(&annex.tables).into_keys() {
             if catalogue.relations.contains_key(&root) {
-                let rows = client.query(tree, &[&quote::qualified(&root.0, &root.1)]).await?;
+                let rows = client.query(tree, &[&root.0, &root.1]).await?;
                 catalogue.below.insert(root, rows.iter().map(|row| (row.get(0), row.get(1))).collect());
             }
         }

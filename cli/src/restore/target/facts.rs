@@ -1,10 +1,10 @@
 //! What the target is: asked once, before anything is spent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::{Client, error::SqlState};
 use walwarden_contract::quote;
-use walwarden_verifier::annex::{Database, Setting};
+use walwarden_verifier::annex::{Annex, Database, Setting};
 
 use super::inside::Inside;
 use crate::failure::Failure;
@@ -37,8 +37,12 @@ pub struct Facts {
     pub read_only: bool,
     /// Encoding of the connected database.
     pub encoding: String,
-    /// Roles, and whether the restoring role may make each an owner.
+    /// Roles, and whether the restoring role may make each an owner, and then still use what it owns.
     pub roles: BTreeMap<String, bool>,
+    /// Roles the restoring role is a member of, with or without their rights.
+    pub member_of: BTreeSet<String>,
+    /// Of the backup's owners: first has the rights of second.
+    pub rights_of: BTreeSet<(String, String)>,
     /// Extensions offered.
     pub extensions: BTreeMap<String, OfferedExtension>,
     /// Databases.
@@ -63,20 +67,25 @@ impl Facts {
         self.version_num / 10_000
     }
 
-    /// Asks the target; `database` and `settings` are the source's.
-    pub async fn read(client: &Client, database: &Database, settings: &[Setting]) -> Result<Self, Failure> {
+    /// Asks the target what matters for this backup.
+    pub async fn read(client: &Client, annex: &Annex) -> Result<Self, Failure> {
+        let database = &annex.database;
         let mut facts = Self::basics(client).await.map_err(query_failed)?;
         facts.lists(client).await.map_err(query_failed)?;
+        facts.owners(client, annex).await.map_err(query_failed)?;
         facts.locale_problem = locale_problem(client, &facts, database).await;
         facts.setting_problems = setting_problems(client, &database.settings).await.map_err(query_failed)?;
-        let monetary = settings.iter().find(|setting| setting.name == "lc_monetary");
-        facts.lc_monetary_known = match monetary {
-            None => true,
-            Some(setting) => {
-                trial(client, "SELECT set_config('lc_monetary', $1, true)", &[&setting.value]).await.is_none()
-            }
-        };
+        facts.lc_monetary_known = lc_monetary_known(client, &annex.settings).await;
         Ok(facts)
+    }
+
+    async fn owners(&mut self, client: &Client, annex: &Annex) -> Result<(), tokio_postgres::Error> {
+        let owners = annex.entries.iter().map(|entry| entry.owner.as_str()).chain([annex.database.owner.as_str()]);
+        let owners: Vec<&str> = owners.collect::<BTreeSet<_>>().into_iter().collect();
+        let query = "SELECT a.rolname::text, b.rolname::text FROM pg_roles a, pg_roles b
+                      WHERE a.rolname = ANY($1) AND b.rolname = ANY($1) AND pg_has_role(a.oid, b.oid, 'USAGE')";
+        self.rights_of = client.query(query, &[&owners]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        Ok(())
     }
 
     async fn basics(client: &Client) -> Result<Self, tokio_postgres::Error> {
@@ -109,8 +118,17 @@ impl Facts {
     async fn lists(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
         // From 16 on a membership may leave out the right to act as the role.
         let right = if self.major() >= 16 { "SET" } else { "MEMBER" };
-        let roles = format!("SELECT rolname::text, pg_has_role(current_user, oid, '{right}') FROM pg_roles");
-        self.roles = client.query(&roles, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        // Without the role's rights ('USAGE'), what was given to it could not be filled or changed any more.
+        let roles = format!(
+            "SELECT rolname::text, pg_has_role(current_user, oid, '{right}') AND pg_has_role(current_user, oid, 'USAGE'),
+                    pg_has_role(current_user, oid, 'MEMBER') FROM pg_roles"
+        );
+        for row in client.query(&roles, &[]).await? {
+            self.roles.insert(row.get(0), row.get(1));
+            if row.get(2) {
+                self.member_of.insert(row.get(0));
+            }
+        }
         self.may_subscribe |= self.roles.get("pg_create_subscription").copied().unwrap_or(false);
         let extensions = "SELECT e.name::text, e.default_version, coalesce(v.superuser AND NOT v.trusted, false)
                             FROM pg_available_extensions e
@@ -125,6 +143,12 @@ impl Facts {
         self.inside = Inside::read(client).await?;
         Ok(())
     }
+}
+
+/// Whether values of type money can be read as the source wrote them.
+pub async fn lc_monetary_known(client: &Client, settings: &[Setting]) -> bool {
+    let Some(recorded) = settings.iter().find(|setting| setting.name == "lc_monetary") else { return true };
+    trial(client, "SELECT set_config('lc_monetary', $1, true)", &[&recorded.value]).await.is_none()
 }
 
 async fn texts(client: &Client, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {

@@ -1,0 +1,95 @@
+//! Whether owners may create where their objects are. pg_restore makes an object, then gives it to its owner; Postgres
+//! asks that the new owner may create in the object's schema. Rights to create that were granted come last in an
+//! archive: until then only a schema's owner, and who has the owner's rights, may.
+
+use std::collections::BTreeMap;
+
+use walwarden_contract::quote;
+use walwarden_verifier::{annex::Annex, ids::shown};
+
+use super::Refusal;
+use crate::{format, restore::target::facts::Facts};
+
+/// Kinds of objects in a schema that pg_restore gives to their owner.
+const GIVEN: [&str; 18] = [
+    "AGGREGATE",
+    "COLLATION",
+    "CONVERSION",
+    "DOMAIN",
+    "FOREIGN TABLE",
+    "FUNCTION",
+    "MATERIALIZED VIEW",
+    "OPERATOR",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "PROCEDURE",
+    "SEQUENCE",
+    "STATISTICS",
+    "TABLE",
+    "TEXT SEARCH CONFIGURATION",
+    "TEXT SEARCH DICTIONARY",
+    "TYPE",
+    "VIEW",
+];
+
+/// From this version on not everyone may create in `public`: its owner is whoever owns the database.
+const PUBLIC_CLOSED_SINCE: u32 = 15;
+
+/// Owners that could not be given their objects, with the grant that helps.
+pub fn check(annex: &Annex, facts: &Facts, new_database: bool) -> Vec<Refusal> {
+    if facts.superuser {
+        return Vec::new();
+    }
+    let schemas: BTreeMap<&str, &str> = annex
+        .entries
+        .iter()
+        .filter(|entry| entry.kind == "SCHEMA" && !entry.owner.is_empty())
+        .map(|entry| (entry.name.as_str(), entry.owner.as_str()))
+        .collect();
+    let database = annex.database.owner.as_str();
+    // By owner and who must let it create: how many objects, and where the first is.
+    let mut denied: BTreeMap<(&str, &str), (u64, String)> = BTreeMap::new();
+    for entry in &annex.entries {
+        let kind = entry.kind.as_str();
+        let place = match (kind, schemas.get(entry.schema.as_str())) {
+            ("PUBLICATION", _) if new_database => Some((database, "the database".to_owned())),
+            (kind, _) if !GIVEN.contains(&kind) => None,
+            (_, Some(owner)) => Some((*owner, format!("the schema {}", shown(&entry.schema)))),
+            (_, None) if entry.schema == "public" && new_database && facts.major() >= PUBLIC_CLOSED_SINCE => {
+                Some((database, "the schema public".to_owned()))
+            }
+            (_, None) => None,
+        };
+        let Some((host, place)) = place else { continue };
+        let owner = entry.owner.as_str();
+        let moot = owner.is_empty() || owner == facts.role || owner == host;
+        // Roles that are missing, or cannot be acted as, are refused for that.
+        let known = facts.roles.contains_key(owner) && facts.roles.contains_key(host);
+        if moot || !known || facts.rights_of.contains(&(owner.to_owned(), host.to_owned())) {
+            continue;
+        }
+        denied.entry((owner, host)).or_insert((0, place)).0 += 1;
+    }
+    denied
+        .into_iter()
+        .map(|((owner, host), (count, place))| {
+            let quoted = |name: &str| shown(&quote::ident(name));
+            Refusal::new(
+                "owner_may_not_create",
+                format!(
+                    "the role \"{}\" owns {} in {place}, which belongs to \"{}\", and may not create there: the rights it was granted come last",
+                    shown(owner),
+                    format::counted(count, "object"),
+                    shown(host)
+                ),
+                format!(
+                    "until it is restored, GRANT {} TO {}; (afterwards REVOKE {} FROM {};) or restore as a superuser",
+                    quoted(host),
+                    quoted(owner),
+                    quoted(host),
+                    quoted(owner)
+                ),
+            )
+        })
+        .collect()
+}
