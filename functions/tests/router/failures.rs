@@ -448,3 +448,17 @@ async fn a_hostile_servers_version_is_not_written_into_the_log() {
     session.transition(&json!({ "to": "restoring" })).await.refused(400, "invalid_request");
     inspect(&stack, "nonsense").await.refused(401, "token_invalid");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_job_that_cannot_be_read_holds_up_no_other() {
+    use walwarden_core::table::{Item, Write, keys};
+    let stack = Stack::start().await;
+    let (one, two) = (stack.bucketless().await, stack.bucketless().await);
+    let (broken, sound) = (stack.trigger(&one).await, stack.trigger(&two).await);
+    let item = Item::new(&"nonsense").due(keys::SENTINEL_QUEUE, Some("2000-01-01T00:00:00.000Z"));
+    stack.domain.table.write(Write::Put(keys::backup(&stack.org, &one, &broken), item)).await.unwrap();
+    Session::claim(&stack, sound.as_str()).await;
+    stack.clock.forward(121);
+    stack.sweep().await;
+    assert_eq!(stack.backup(&sound).await.failure.unwrap().as_str(), "runner_lost");
+}

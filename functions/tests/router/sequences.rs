@@ -51,7 +51,7 @@ enum Step {
     ClaimRestore {
         again: bool,
     },
-    StepRestore {
+    MoveRestore {
         step: usize,
     },
     FinishRestore,
@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![4 => Just(20), 2 => Just(125), 1 => Just(700)].prop_map(|seconds| Step::Wait { seconds }),
         1 => Just(Step::Issue),
         1 => any::<bool>().prop_map(|again| Step::ClaimRestore { again }),
-        2 => (0..6usize).prop_map(|step| Step::StepRestore { step }),
+        2 => (0..6usize).prop_map(|step| Step::MoveRestore { step }),
         1 => Just(Step::FinishRestore),
         1 => Just(Step::Inspect),
         1 => Just(Step::Export),
@@ -110,9 +110,9 @@ impl<'s> History<'s> {
         let Some((id, _)) = &self.restore else { return Step::Issue };
         match self.stack.domain.restore_by_id(&self.stack.org, id).await.unwrap().body.state {
             RestoreState::Created => Step::ClaimRestore { again: true },
-            RestoreState::Claimed => Step::StepRestore { step: 0 },
-            RestoreState::Downloading => Step::StepRestore { step: 2 },
-            RestoreState::ManifestVerified => Step::StepRestore { step: 4 },
+            RestoreState::Claimed => Step::MoveRestore { step: 0 },
+            RestoreState::Downloading => Step::MoveRestore { step: 2 },
+            RestoreState::ManifestVerified => Step::MoveRestore { step: 4 },
             state if state.is_final() && state != RestoreState::TimedOut => Step::Issue,
             _ => Step::FinishRestore,
         }
@@ -198,7 +198,7 @@ impl<'s> History<'s> {
                     self.cli = Some(Session::new(stack, id.as_str(), &secret));
                 }
             }
-            Step::StepRestore { step } => {
+            Step::MoveRestore { step } => {
                 let steps = ["downloading", "verifying", "manifest_verified", "restoring", "finalizing", "cancelled"];
                 if let Some(cli) = &self.cli {
                     let mut body = json!({ "to": steps[*step] });

@@ -237,3 +237,44 @@ fn default_privileges_that_would_widen_access_are_refused() {
     );
     assert!(plan(&annex, &facts, RestoreMode::NewDatabase).refusals.is_empty());
 }
+
+#[test]
+fn owners_that_may_not_create_where_their_objects_are_are_refused() {
+    let owned = |dump_id, kind: &str, schema: &str, owner: &str| Entry {
+        schema: schema.into(),
+        owner: owner.into(),
+        ..entry(dump_id, kind, "x")
+    };
+    let annex = annex(vec![
+        Entry { owner: "host".into(), ..entry(1, "SCHEMA", "app") },
+        owned(2, "TABLE", "app", "guest"),
+        owned(3, "TABLE DATA", "app", "guest"),
+        owned(4, "INDEX", "app", "guest"),
+        owned(5, "VIEW", "app", "guest"),
+        owned(6, "TABLE", "app", "me"),
+        owned(7, "TABLE", "app", "heir"),
+        owned(8, "FUNCTION", "public", "guest"),
+        owned(9, "PUBLICATION", "", "guest"),
+        owned(10, "PUBLICATION TABLE", "app", "guest"),
+    ]);
+    let mut facts = facts(false);
+    for role in ["host", "guest", "heir"] {
+        facts.roles.insert(role.into(), true);
+    }
+    facts.rights_of.insert(("heir".into(), "host".into()));
+    let found = |facts: &Facts, mode| -> Vec<(String, bool)> {
+        let refusals = plan(&annex, facts, mode).refusals.into_iter();
+        let ours = refusals.filter(|refusal| refusal.code == "owner_may_not_create");
+        ours.map(|refusal| (refusal.reason, refusal.remedy.contains("GRANT \"host\" TO \"guest\";"))).collect()
+    };
+    let new_database = found(&facts, RestoreMode::NewDatabase);
+    let in_app = "the role \"guest\" owns 2 objects in the schema app, which belongs to \"host\", and may not create there: the rights it was granted come last";
+    assert!(new_database.contains(&(in_app.into(), true)), "{new_database:?}");
+    assert!(new_database.iter().any(|(reason, _)| reason.contains("\"app_owner\"")), "{new_database:?}");
+    assert_eq!(new_database.len(), 2, "{new_database:?}");
+    assert_eq!(found(&facts, RestoreMode::InPlace), [(in_app.to_owned(), true)]);
+    facts.version_num = 140_010;
+    assert_eq!(found(&facts, RestoreMode::NewDatabase).len(), 2, "the publication is left");
+    facts.superuser = true;
+    assert_eq!(found(&facts, RestoreMode::NewDatabase), []);
+}

@@ -1,0 +1,156 @@
+//! What databases and destinations may be registered with, and when a destination may be used.
+
+use serde_json::{Value, json};
+
+use crate::{bucket::Store, stack::Stack};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_compression_and_limits_are_checked() {
+    let stack = Stack::start().await;
+    let database = stack.bucketless().await;
+    let destination = stack.domain.database(&stack.org, &database).await.unwrap().body.destination_id;
+    let size = stack.log_size().await;
+    let ask = async |field: &str, value: Value| {
+        let mut request = Stack::database_request(destination.as_str());
+        request[field] = value;
+        stack.post("/api/v1/databases").fresh().json(&request).send().await
+    };
+    let refused: [(&str, Vec<Value>); 6] = [
+        ("retentionDays", vec![json!(0), json!(3651), json!(-1), json!(1.5), json!("30")]),
+        (
+            "compression",
+            vec![
+                json!({ "codec": "gzip", "level": 0 }),
+                json!({ "codec": "gzip", "level": 10 }),
+                json!({ "codec": "zstd", "level": 20 }),
+                json!({ "codec": "lz4", "level": 1 }),
+                json!("gzip"),
+            ],
+        ),
+        ("maxBytes", vec![json!(0), json!(-1)]),
+        ("maxHours", vec![json!(0), json!(721)]),
+        ("schedule", vec![json!("often"), json!(5)]),
+        ("name", vec![json!(""), json!("  "), json!("a\u{202e}b"), json!("a\nb"), json!("x".repeat(101))]),
+    ];
+    for (field, values) in refused {
+        for value in values {
+            ask(field, value).await.refused(400, "invalid_request");
+        }
+    }
+    ask("destinationId", json!("dst_01jd7z9k3m5n7p9r1t3v5x7z9a")).await.refused(404, "not_found");
+    assert_eq!(stack.log_size().await, size);
+    for (field, value) in [
+        ("retentionDays", json!(3650)),
+        ("compression", json!({ "codec": "zstd", "level": 19 })),
+        ("maxHours", json!(720)),
+        ("schedule", json!("0 2 * * 1-5")),
+    ] {
+        let created = ask(field, value.clone()).await.expect(201);
+        if field != "maxHours" {
+            assert_eq!(created[field], value);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_connection_string_is_refused_and_not_echoed() {
+    let stack = Stack::start().await;
+    let database = stack.bucketless().await;
+    let destination = stack.domain.database(&stack.org, &database).await.unwrap().body.destination_id;
+    for dsn in [
+        "hunter2hunter2",
+        "mysql://u:hunter2hunter2@h/d",
+        "postgresql://u:hunter2hunter2@/d",
+        "postgresql://u:hunter2hunter2@a,b/d",
+        "postgresql://u:hunter2hunter2@h:0/d",
+        "postgresql://u:hunter2hunter2@h/d?sslkey=/etc/key",
+        "postgresql://u:hunter2hunter2@h/d?sslrootcert=/etc/hunter2hunter2",
+        "postgresql://u:hunter2hunter2@h/d?options=-csearch_path%3Dhunter2hunter2",
+        "postgresql://:hunter2hunter2@h/d",
+        "postgresql://u:hunter2hunter2%zz@h/d",
+        "postgresql://u:hunter2hunter2@x.pooler.supabase.com:6543/d",
+        "postgresql://u:hunter2hunter2@ep-x-pooler.eu.aws.neon.tech/d",
+        "host=/var/run password=hunter2hunter2",
+        "host='h password=hunter2hunter2",
+    ] {
+        let mut request = Stack::database_request(destination.as_str());
+        request["dsn"] = dsn.into();
+        let refused = stack.post("/api/v1/databases").fresh().json(&request).send().await;
+        let error = refused.refused(400, "invalid_request");
+        assert!(!error.to_string().contains("hunter2"), "{dsn}: {error}");
+    }
+    // What is shown of a good one.
+    let mut request = Stack::database_request(destination.as_str());
+    request["dsn"] = "host=db.example.com user=backup password='it''s hunter2hunter2' dbname=orders".into();
+    let refused = stack.post("/api/v1/databases").fresh().json(&request).send().await;
+    assert!(!refused.text().contains("hunter2"));
+    request["dsn"] = "postgresql://b%40ckup:hunter2hunter2@[2001:db8::1]:6000/my%20db?sslmode=verify-full".into();
+    let created = stack.post("/api/v1/databases").fresh().json(&request).send().await.expect(201);
+    assert_eq!(created["redactedDsn"], "postgresql://b%40ckup@[2001:db8::1]:6000/my%20db");
+    assert!(!stack.items().iter().any(|item| item.contains("hunter2")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_a_bucket_is_refused_before_it_is_stored() {
+    let stack = Stack::start().await;
+    let good = json!({
+        "name": "bucket", "provider": "s3_compatible", "endpoint": "https://s3.example.com", "region": "us-east-1",
+        "bucket": "backups", "accessKeyId": "AK", "secretAccessKey": "hunter2hunter2",
+    });
+    let size = stack.log_size().await;
+    for (field, value) in [
+        ("name", json!("")),
+        ("name", json!("x\u{1b}[2J")),
+        ("bucket", json!("Not A Bucket")),
+        ("bucket", json!("b".repeat(30_000))),
+        ("region", json!("us east")),
+        ("endpoint", json!("s3.example.com")),
+        ("endpoint", json!("https://key:hunter2hunter2@s3.example.com")),
+        ("endpoint", json!("https://s3.example.com/?x=hunter2hunter2")),
+        ("endpoint", json!("http://169.254.169.254")),
+        ("accessKeyId", json!("")),
+        ("secretAccessKey", json!("")),
+        ("provider", json!("ftp")),
+        ("provider", json!("aws_s3")),
+    ] {
+        let mut request = good.clone();
+        request[field] = value;
+        let refused = stack.post("/api/v1/destinations").fresh().json(&request).send().await;
+        let error = refused.refused(400, "invalid_request");
+        assert!(!error.to_string().contains("hunter2"), "{field}: {error}");
+    }
+    let aws = json!({
+        "name": "aws", "provider": "aws_s3", "bucket": "backups", "region": "eu-central-1",
+        "roleArn": "arn:aws:iam::1234:role/x", "externalId": "walwarden-1",
+    });
+    stack.post("/api/v1/destinations").fresh().json(&aws).send().await.refused(400, "invalid_request");
+    assert_eq!(stack.log_size().await, size);
+    let created = stack.post("/api/v1/destinations").fresh().json(&good).send().await.expect(201);
+    assert_eq!(created["state"], "unverified");
+    assert!(!stack.items().iter().any(|item| item.contains("hunter2")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_preflight_that_passes_opens_a_destination() {
+    let (stack, store) = (Stack::start().await, Store::new().await);
+    let created = stack.post("/api/v1/destinations").fresh().json(&store.request()).send().await.expect(201);
+    let id = created["id"].as_str().unwrap();
+    let database = stack.database(id).await;
+    let preflight = async || stack.post(format!("/api/v1/destinations/{id}/preflight")).send().await.expect(200);
+    let trigger = async || stack.post(format!("/api/v1/databases/{database}/backups")).fresh().send().await;
+    trigger().await.refused(412, "destination_not_verified");
+    store.close();
+    let size = stack.log_size().await;
+    let found = preflight().await;
+    assert_eq!(found["result"], "failed");
+    assert!(found["checks"].as_array().unwrap().iter().any(|check| check["outcome"] == "skipped"), "{found:#}");
+    let entries = stack.entries_since(size).await;
+    assert_eq!(entries[0]["payload"]["result"], "failed");
+    assert_eq!(entries[0]["payload"]["failed"], json!(["put_object"]));
+    trigger().await.refused(412, "destination_not_verified");
+    store.open();
+    assert_eq!(preflight().await["result"], "verified");
+    trigger().await.expect(202);
+    let shown = stack.get(format!("/api/v1/destinations/{id}")).send().await.expect(200);
+    assert_eq!((shown["state"].as_str(), shown["preflight"]["result"].as_str()), (Some("verified"), Some("verified")));
+}
