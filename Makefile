@@ -53,10 +53,12 @@ bench: ## the runner and the CLI against pg_dump and pg_restore, on 1 GB
 	cargo build -p walwarden-server -p walwarden-tests --bins
 	target/debug/bench
 
-soak: ## backups and restores under faults, for a long time (SEED=n repeats a run)
+soak: ## the long sweeps: many more property cases, the large samples, the slow restores
 	tests/tools/install.sh
-	cargo build $(PROGRAMS)
-	cargo run -p walwarden-tests --bin soak
+	cargo build --workspace --bins
+	PROPTEST_CASES=20000 cargo test -p walwarden-verifier -p walwarden-contract -p walwarden-runner --lib
+	cargo test -p walwarden-cli --test slow -- --ignored
+	cargo test -p walwarden-tests --lib -- --ignored --skip a_process_with_a_child
 
 tools: ## the pinned programs the tests use, into .tools/
 	tests/tools/install.sh

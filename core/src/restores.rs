@@ -756,6 +756,9 @@ fn redacted_target(text: &str) -> Result<String> {
             "send host, port, user and database only, or leave it out",
         )
     };
+    if text.len() > 1000 {
+        return Err(invalid("targetRedactedDsn is longer than 1,000 bytes"));
+    }
     let dsn = Dsn::parse(text).map_err(|_| invalid("targetRedactedDsn is not a connection string"))?;
     if dsn.password.is_some() {
         return Err(invalid("targetRedactedDsn holds a password, which must stay on your machine"));

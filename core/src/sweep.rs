@@ -16,6 +16,7 @@ use crate::{
     checks::CheckJob,
     error::{DomainError, Result},
     log::Draft,
+    once::Once,
     registry::DatabaseRecord,
     restores::{self, RestoreJob},
     table::{Key, Record, TableError, Write, keys},
@@ -213,16 +214,18 @@ impl Domain {
         }
         // The tick is taken in the transaction that queues the backup or records why none was: of two schedulers one
         // wins, and the tick of one that dies comes again.
-        match self.scheduled_backup_with(&org, &database, tick, vec![write]).await {
+        match self.scheduled_backup_with(&org, &database, tick, None, vec![write]).await {
             Ok(started) => Ok(started.map(|backup| Errand::Launch(org, JobId::Backup(backup)))),
             Err(DomainError::Table(TableError::Condition(_))) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// A schedule's tick: queues a backup, or records why it was skipped.
+    /// A schedule's tick: queues a backup, or records why it was skipped. A scheduler that fires the same tick twice
+    /// finds the backup that it started.
     pub async fn scheduled_backup(&self, org: &OrgId, database: &DatabaseId, tick: &str) -> Result<Option<BackupId>> {
-        self.scheduled_backup_with(org, database, tick, Vec::new()).await
+        let once = Once::new(self, org, "schedule", &format!("tick:{database}"), tick, &[]);
+        self.scheduled_backup_with(org, database, tick, Some(&once), Vec::new()).await
     }
 
     async fn scheduled_backup_with(
@@ -230,9 +233,10 @@ impl Domain {
         org: &OrgId,
         database: &DatabaseId,
         tick: &str,
+        once: Option<&Once>,
         writes: Vec<Write>,
     ) -> Result<Option<BackupId>> {
-        match self.trigger_backup_with(org, database, "schedule", "schedule", None, writes.clone()).await {
+        match self.trigger_backup_with(org, database, "schedule", "schedule", once, writes.clone()).await {
             Ok(triggered) => Ok(Some(triggered.backup_job_id)),
             Err(DomainError::Refused(detail)) => {
                 let event = Event::BackupSkipped {

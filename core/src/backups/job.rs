@@ -235,11 +235,13 @@ impl BackupJob {
 
     /// As the worker protocol shows it.
     pub fn status(&self) -> JobStatus {
+        let failed = matches!(self.state, BackupState::FailedRetryable | BackupState::FailedTerminal);
         JobStatus {
             state: self.state.as_str().into(),
             r#final: self.state.is_final(),
             attempt: self.attempt,
-            failure: self.failure.map(Failure::from),
+            // Why an earlier attempt failed says nothing of this one: a runner that waits would take it for the end.
+            failure: self.failure.filter(|_| failed).map(Failure::from),
             manifest_hash: self.manifest_hash.clone(),
             receipt_hash: None,
         }

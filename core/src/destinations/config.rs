@@ -74,8 +74,12 @@ impl BucketConfig {
                 {
                     return invalid("the region is not 1 to 64 letters, digits, hyphens and underscores");
                 }
-                if access_key_id.is_empty() || !access_key_id.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
-                    return invalid("the access key id is empty or holds characters that no key id has");
+                if !(1..=200).contains(&access_key_id.len())
+                    || !access_key_id.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+                {
+                    return invalid(
+                        "the access key id is empty, or longer than 200, or holds characters that no key id has",
+                    );
                 }
                 if secret_access_key.expose().is_empty() {
                     return invalid("the secret access key is empty");
@@ -89,6 +93,9 @@ impl BucketConfig {
 /// The endpoint as a URL with nothing but scheme, host and port.
 pub(super) fn endpoint_url(endpoint: &str, net: &Network) -> Result<Url, StorageError> {
     let invalid = |what: &str| StorageError::invalid("check destination", what);
+    if endpoint.len() > 300 {
+        return Err(invalid("the endpoint is longer than 300 bytes"));
+    }
     let url =
         Url::parse(endpoint).map_err(|_| invalid("the endpoint is not a URL such as https://minio.example.com"))?;
     match url.scheme() {

@@ -213,6 +213,10 @@ impl Domain {
 
     pub(crate) fn next_tick(&self, schedule: Option<&str>) -> Result<Option<String>> {
         let Some(text) = schedule else { return Ok(None) };
+        // It is shown to people and recorded in the log as it is.
+        if text.len() > 200 || walwarden_verifier::ids::shown(text) != text {
+            return Err(invalid("a schedule has at most 200 printable characters"));
+        }
         let parsed: Schedule = text.parse().map_err(|e: crate::schedule::ScheduleError| {
             DomainError::refused(
                 ErrorCode::InvalidRequest,
@@ -253,6 +257,9 @@ fn parse_dsn(text: &Secret) -> Result<Dsn> {
     let refused = |e: walwarden_contract::dsn::DsnError| {
         DomainError::refused(ErrorCode::InvalidRequest, format!("dsn: {}", e.problem), e.hint)
     };
+    if text.expose().len() > 4096 {
+        return Err(invalid("dsn: it is longer than 4,096 bytes"));
+    }
     let dsn = Dsn::parse(text.expose()).map_err(refused)?;
     dsn.refuse_transaction_pooler().map_err(refused)?;
     if dsn.sslrootcert.as_deref().is_some_and(|f| f != "system") {

@@ -221,6 +221,13 @@ async fn a_launch_that_failed_is_tried_again_within_minutes() {
         stack.sweep().await;
     }
     assert!(stack.backup(&id).await.failure.is_some_and(|class| class.as_str() == "never_claimed"));
+
+    // A check says so at once: a person waits for it.
+    let checked = stack.post(format!("/api/v1/databases/{other}/check")).send().await.expect(202);
+    assert_eq!(checked["check"]["failure"]["class"], "never_claimed");
+    stack.mend_launcher();
+    let checked = stack.post(format!("/api/v1/databases/{other}/check")).send().await.expect(202);
+    Session::claim(&stack, checked["check"]["id"].as_str().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -65,3 +65,29 @@ async fn times_in_a_log_never_go_back() {
     stack.domain.log.commit(&stack.org, Vec::new(), vec![draft(1)]).await.unwrap();
     audit::log(&stack).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_databases_share_one_head() {
+    let stack = Arc::new(Stack::start().await);
+    let mut databases = Vec::new();
+    for _ in 0..12 {
+        databases.push(stack.bucketless().await);
+    }
+    let size = stack.log_size().await;
+    let mut starts = JoinSet::new();
+    for database in databases.clone() {
+        let stack = Arc::clone(&stack);
+        starts.spawn(async move {
+            let id = stack.trigger(&database).await;
+            stack.post(format!("/api/v1/backups/{id}/cancel")).send().await.expect(200);
+        });
+    }
+    while let Some(ended) = starts.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(stack.log_size().await, size + 24);
+    for database in &databases {
+        audit::database(&stack, database).await;
+    }
+    audit::log(&stack).await;
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use walwarden_contract::ids::DatabaseId;
 
-use crate::{audit, placed, stack::Stack};
+use crate::{audit, stack::Stack};
 
 async fn scheduled(stack: &Stack, cron: &str) -> DatabaseId {
     let database = stack.bucketless().await;
@@ -89,7 +89,9 @@ async fn ticks_that_passed_while_nothing_ran_are_one_missed() {
 async fn a_schedule_is_set_cleared_and_checked() {
     let stack = Stack::start().await;
     let database = scheduled(&stack, "0 2 * * *").await;
-    for bad in ["", "* * * *", "61 * * * *", "@daily", "0 0 31 2 *", &"1,".repeat(500)] {
+    for bad in
+        ["", "* * * *", "61 * * * *", "@daily", "0 0 31 2 *", "0 2\n* * *", &format!("{}1 * * * *", "1,".repeat(500))]
+    {
         set(&stack, &database, json!(bad)).await.refused(400, "invalid_request");
     }
     assert!(next_run(&stack, &database).await.unwrap().ends_with("T02:00:00.000Z"));
@@ -133,4 +135,29 @@ async fn a_tick_of_a_destination_that_is_not_verified_is_skipped() {
     stack.dispatch.carry_out(call).await.unwrap();
     let entries = stack.entries_since(size + 1).await;
     assert_eq!((entries.len(), entries[0]["kind"].as_str()), (1, Some("backup.skipped")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tick_that_is_delivered_twice_starts_one_backup() {
+    use walwarden_functions::dispatch::DispatchCall;
+    let stack = Stack::start().await;
+    let database = stack.bucketless().await;
+    let size = stack.log_size().await;
+    let fire = async |tick: &str| {
+        let (org, database) = (stack.org.clone(), database.clone());
+        stack.dispatch.carry_out(DispatchCall::Tick { org, database, tick: tick.into() }).await.unwrap();
+    };
+    fire("2026-11-24T02:00:00.000Z").await;
+    let id = stack.active(&database).await.unwrap();
+    stack.launched(id.as_str()).await;
+    fire("2026-11-24T02:00:00.000Z").await;
+    let kinds: Vec<_> = stack.entries_since(size).await.iter().map(|e| e["kind"].clone()).collect();
+    assert_eq!(kinds, ["backup.queued"]);
+    // Whoever was launched last can claim.
+    crate::workers::Session::claim(&stack, id.as_str()).await;
+    fire("2026-11-24T02:00:00.000Z").await;
+    fire("2026-11-24T03:00:00.000Z").await;
+    let kinds: Vec<_> = stack.entries_since(size).await.iter().map(|e| e["kind"].clone()).collect();
+    assert_eq!(kinds, ["backup.queued", "backup.claimed", "backup.skipped"]);
+    assert_eq!(backups(&stack, &database).await.len(), 1);
 }

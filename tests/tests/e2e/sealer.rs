@@ -1,7 +1,11 @@
 //! Kill -9, between every two steps of the sealer and at random: a restart ends what was begun, with the same bytes, and
 //! nothing is left half done.
 
-use std::{collections::BTreeSet, fs, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde_json::{Value, json};
@@ -184,31 +188,44 @@ fn killed_at_random() {
     };
     let mut stack = Stack::start();
     let database = stack.add_database("plain", &postgres.dsn("plain"), json!({}));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     stack.back_up(&database);
     let usual = begun.elapsed().as_millis() as u64;
     let mut ahead = 0;
     for seed in seeds {
         let mut random = Random(seed);
-        let id = stack.trigger(&database);
         let (pause, machine_too) = (random.below(usual), random.below(2) == 1);
-        thread::sleep(Duration::from_millis(pause));
-        stack.server.kill();
-        let runners = if machine_too { stack.server.kill_runners() } else { 0 };
-        let what = format!("seed {seed}: killed after {pause} of {usual} ms, with {runners} runners");
-        let ended = carried_on(&mut stack, &id, &mut ahead, &what);
-        eprintln!("{what}: {} in attempt {}", ended["state"], ended["attempt"]);
-        no_open_upload(&stack, &what);
-        match ended["state"].as_str() {
-            Some("completed") => is_whole(&stack, &Backup { id, job: ended }, &what),
-            // An honest failure says why, and is the end of it.
-            Some("failed_terminal") => assert!(ended["failure"]["class"].is_string(), "{what}: {ended:#}"),
-            state => assert_eq!(state, Some("cancelled"), "{what}: {ended:#}"),
-        }
-        // Nothing stands in the way of the next, and the log that has all of this verifies.
-        let next = stack.back_up(&database);
-        is_whole(&stack, &next, &what);
+        survives(&mut stack, &database, Duration::from_millis(pause), machine_too, &mut ahead);
     }
+}
+
+#[test]
+fn killed_before_the_runner_has_claimed() {
+    let postgres = source();
+    let mut stack = Stack::start();
+    let database = stack.add_database("plain", &postgres.dsn("plain"), json!({}));
+    survives(&mut stack, &database, Duration::ZERO, true, &mut 0);
+}
+
+/// A backup during which the server dies, and perhaps the machine with its runner: it ends well, or says why not.
+fn survives(stack: &mut Stack, database: &str, pause: Duration, machine_too: bool, ahead: &mut u64) {
+    let id = stack.trigger(database);
+    thread::sleep(pause);
+    stack.server.kill();
+    let runners = if machine_too { stack.server.kill_runners() } else { 0 };
+    let what = format!("killed after {pause:?}, with {runners} runners");
+    let ended = carried_on(stack, &id, ahead, &what);
+    eprintln!("{what}: {} in attempt {}", ended["state"], ended["attempt"]);
+    no_open_upload(stack, &what);
+    match ended["state"].as_str() {
+        Some("completed") => is_whole(stack, &Backup { id, job: ended }, &what),
+        // An honest failure says why, and is the end of it.
+        Some("failed_terminal") => assert!(ended["failure"]["class"].is_string(), "{what}: {ended:#}"),
+        state => assert_eq!(state, Some("cancelled"), "{what}: {ended:#}"),
+    }
+    // Nothing stands in the way of the next, and the log that has all of this verifies.
+    let next = stack.back_up(database);
+    is_whole(stack, &next, &what);
 }
 
 /// Starts the server again, and if it takes long, again and again, its clock ahead each time: what waits for a lease or
