@@ -116,6 +116,9 @@ impl Stack {
         let mut operator_token = None;
         if identity.org.is_none() {
             let (org, token) = domain.create_organization("self-hosted").await?;
+            // The token is on disk before the organization is remembered: a process that dies between leaves an
+            // organization nobody uses, and not an install that nobody can enter.
+            crate::up::keep_token(data, token.expose())?;
             identity.org = Some(org);
             data.keep(&identity)?;
             operator_token = Some(token);

@@ -19,6 +19,9 @@ use crate::{
 /// Bucket that `--demo-bucket` makes.
 pub const DEMO_BUCKET: &str = "walwarden-demo";
 
+/// curl's configuration with the operator's token, in the data directory.
+const TOKEN_FILE: &str = "api.curl";
+
 /// Flags of `up`; each may also come from the environment.
 #[derive(Args)]
 pub struct UpArguments {
@@ -127,11 +130,15 @@ fn demo_bucket(data: &DataDirectory) -> Result<Seaweed> {
     Ok(seaweed)
 }
 
+/// Writes curl's configuration with the operator's token, readable by the owner only.
+pub fn keep_token(data: &DataDirectory, token: &str) -> Result<()> {
+    let lines = format!("header = \"Authorization: Bearer {token}\"\nheader = \"Content-Type: application/json\"\n");
+    write_private(&data.join(TOKEN_FILE), lines.as_bytes())
+}
+
 /// What a person needs who has just started it: the token, once, and the commands that come next.
 fn first_run(data: &DataDirectory, url: &str, token: &str, has_bucket: bool) -> Result<()> {
-    let config = data.join("api.curl");
-    let lines = format!("header = \"Authorization: Bearer {token}\"\nheader = \"Content-Type: application/json\"\n");
-    write_private(&config, lines.as_bytes())?;
+    let config = data.join(TOKEN_FILE);
     let (destination, database) = (data.join("destination.json"), data.join("database.json"));
     if !has_bucket {
         let request = json!({

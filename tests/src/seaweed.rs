@@ -126,7 +126,7 @@ impl Seaweed {
         }
         command.args(["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]);
         command.args(["-s3.autoCreateBucket=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024"]);
-        command.current_dir(&scratch).env("HOME", &scratch);
+        command.current_dir(&scratch).env("HOME", &scratch).env("TMPDIR", &scratch);
         command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env_remove("S3_BUCKET");
         let sockets = Sockets(services.iter().zip(0..).map(|(service, nth)| (*service, ports.port(nth))).collect());
         let server = Guarded::start(&command, "KILL", &scratch)?;
