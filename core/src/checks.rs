@@ -135,6 +135,9 @@ impl Domain {
 
     /// What the runner needs to look.
     pub async fn check_instructions(&self, job: &CheckJob) -> Result<CheckInstructions> {
+        if check_is_final(job.state) {
+            return Err(DomainError::refused(ErrorCode::StateConflict, "the check has ended", "queue another check"));
+        }
         let database = self.database(&job.org_id, &job.database_id).await?.body;
         Ok(CheckInstructions {
             check_id: job.id.clone(),

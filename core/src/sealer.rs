@@ -35,6 +35,8 @@ use crate::{
 
 /// Life of a lease; a sealer works seconds.
 const LEASE_SECONDS: i64 = 120;
+/// How long a CompleteMultipartUpload of a sealer that lost its lease may still become visible.
+const COMPLETION_SECONDS: i64 = 600;
 /// How long passing storage errors are retried.
 const PATIENCE_SECONDS: i64 = 6 * 3600;
 
@@ -116,6 +118,12 @@ impl Domain {
                 Ok(())
             }
         }
+    }
+
+    /// How long a backup has been sealed for.
+    fn sealing_seconds(&self, job: &BackupJob) -> i64 {
+        let since = job.seal.since.as_deref().and_then(time::parse_ms).unwrap_or_default();
+        (self.edge.now_ms() - since) / 1000
     }
 
     async fn take_lease(&self, org: &OrgId, database: &DatabaseId, id: &BackupId) -> Result<Option<Record<BackupJob>>> {
@@ -220,6 +228,11 @@ impl Domain {
             Err(stop @ (Stop::Later(_) | Stop::Failed(FailureClass::SealUploadLost, _))) => {
                 match find_completed(bucket, job, &key, &expected).await? {
                     Some(version) => version,
+                    // An earlier sealer may still be inside CompleteMultipartUpload, which can take minutes.
+                    None if job.seal.lease > 1 && self.sealing_seconds(job) < COMPLETION_SECONDS => {
+                        let problem = "gone, and no completed object is there yet";
+                        return Err(Stop::Later(DomainError::broken("upload", problem)));
+                    }
                     None => return Err(stop),
                 }
             }

@@ -190,6 +190,9 @@ impl Prepared {
             password,
         };
         let outcome = watch(work, sink, snapshot, plan, progress).await?;
+        if outcome.raw_bytes > plan.max_bytes {
+            return Err(Fault::plain(FailureClass::DumpTooLarge));
+        }
         if outcome.header.database != database {
             let what = "the archive is of another database than the snapshot";
             return Err(Fault::new(FailureClass::DumpFailed, what));

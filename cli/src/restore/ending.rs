@@ -59,6 +59,14 @@ pub async fn complete(
     let _ = std::fs::remove_file(workspace.path(download::ARTIFACT));
     let unsealed = match &sealed {
         Ok(_) => None,
+        // Refused for good: reporting it later would be refused again.
+        Err(error) if error.exit_code() != ExitCode::Retryable => {
+            output.warn(&format!("the restore is complete, but Walwarden refused the report: {error}"));
+            if let Some(hint) = error.hint() {
+                output.say(&format!("hint: {hint}"));
+            }
+            None
+        }
         Err(error) => {
             let org = &prepared.request.claims.org_id;
             let command =
@@ -68,7 +76,7 @@ pub async fn complete(
             Some(command)
         }
     };
-    if sealed.is_ok() {
+    if unsealed.is_none() {
         workspace.remove();
     }
     if let Some(outcome) = &restored.proof {

@@ -162,7 +162,11 @@ pub async fn run(
             return Err(crate::stop::stopped(crate::stop::Cause::Signal));
         }
     };
-    let (complaints, complained) = reading.await.unwrap_or_default();
+    // What pg_restore said decides as much as how it ended: if it could not be read, nothing is known to be well.
+    let (complaints, complained) = reading
+        .await
+        .map_err(|error| Failure::internal(format!("reading what pg_restore says failed: {error}")))?
+        .map_err(|error| Failure::internal(format!("reading what pg_restore says failed: {error}")))?;
     if status.success() && !complained {
         return Ok(());
     }
@@ -192,11 +196,14 @@ async fn end(child: &mut Child) {
 
 /// Reads until pg_restore closes its stderr. Gives what it complained of (all lines from the first complaint on, a
 /// statement may follow) and whether it complained.
-async fn read(stderr: impl AsyncRead + Unpin, said: mpsc::UnboundedSender<Line>) -> (Vec<String>, bool) {
+async fn read(
+    stderr: impl AsyncRead + Unpin,
+    said: mpsc::UnboundedSender<Line>,
+) -> std::io::Result<(Vec<String>, bool)> {
     let mut stderr = BufReader::new(stderr);
     let (mut complaints, mut complained) = (Vec::new(), false);
     let mut bytes = Vec::new();
-    while matches!(stderr.read_until(b'\n', &mut bytes).await, Ok(count) if count > 0) {
+    while stderr.read_until(b'\n', &mut bytes).await? > 0 {
         let text = String::from_utf8_lossy(&bytes);
         let line = text.trim_end_matches('\n');
         let meaning = read_line(line);
@@ -208,7 +215,7 @@ async fn read(stderr: impl AsyncRead + Unpin, said: mpsc::UnboundedSender<Line>)
         let _ = said.send(meaning);
         bytes.clear();
     }
-    (complaints, complained)
+    Ok((complaints, complained))
 }
 
 #[cfg(test)]
@@ -236,7 +243,7 @@ mod tests {
     async fn a_complaint_is_kept_with_what_follows() {
         let (said, _received) = mpsc::unbounded_channel();
         let text = b"pg_restore: creating TABLE \"x\"\npg_restore: while PROCESSING TOC:\npg_restore: from TOC entry 1; 1 1 TABLE x o\npg_restore: error: no\nCommand was: CREATE\n";
-        let (complaints, complained) = read(&text[..], said).await;
+        let (complaints, complained) = read(&text[..], said).await.unwrap();
         assert!(complained);
         assert_eq!(complaints.len(), 4);
     }

@@ -151,7 +151,11 @@ impl Domain {
     }
 
     /// What the runner is to do.
+    /// Served while the attempt is at work only: a session of a job that ended must not keep opening the source.
     pub async fn backup_instructions(&self, job: &BackupJob) -> Result<BackupInstructions> {
+        if !matches!(job.state, BackupState::Claimed | BackupState::Running) {
+            return Err(not_running(job));
+        }
         let database = self.database(&job.org_id, &job.database_id).await?.body;
         let bucket = self.bucket(&job.org_id, &job.destination_id).await?;
         Ok(BackupInstructions {
