@@ -104,8 +104,7 @@ impl Domain {
             }
             Stop::Later(error) => {
                 tracing::warn!(backup = %id, %error, "sealing will be tried again");
-                let since = record.body.seal.since.as_deref().and_then(time::parse_ms).unwrap_or_default();
-                if self.edge.now_ms() - since > PATIENCE_SECONDS * 1000 {
+                if self.sealing_seconds(&record.body) > PATIENCE_SECONDS {
                     self.fail_backup(&record, FailureClass::SealUnreachable, "sealer", AssertedBy::ControlPlane)
                         .await?;
                     return Ok(());
