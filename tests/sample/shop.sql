@@ -81,11 +81,13 @@ FROM (SELECT n, hashint8extended(n, 6) & 1073741823 AS h, (SELECT body || ''::by
 
 -- part: documents
 
+-- Sentences: no two documents share more than a phrase.
 INSERT INTO shop.documents
-SELECT n, 1 + h % (530 * current_setting('shop.megabytes')::bigint), convert_from(substr(corpus, 1 + (h % 900000)::integer, 40), 'UTF8'),
-    convert_from(substr(corpus, 1 + (h % 900000)::integer, 1000 + (h % 2800)::integer), 'UTF8') || E'\n' || to_hex(h)
+SELECT n, 1 + h % (530 * current_setting('shop.megabytes')::bigint), convert_from(substr(corpus, 1 + (h % 900000)::integer, 40), 'UTF8'), body
 FROM (SELECT n, hashint8extended(n, 8) & 1073741823 AS h, (SELECT body || ''::bytea FROM shop.corpus) AS corpus
-    FROM generate_series(1, 185 * current_setting('shop.megabytes')::bigint) AS n OFFSET 0) AS x;
+    FROM generate_series(1, 185 * current_setting('shop.megabytes')::bigint) AS n OFFSET 0) AS x,
+LATERAL (SELECT string_agg(convert_from(substr(corpus, 1 + (s % 900000)::integer, 12 + (s / 7 % 48)::integer), 'UTF8'), CASE WHEN s % 4 = 0 THEN E'.\n' ELSE ' ' END) AS body
+    FROM generate_series(1, 28 + h % 78) AS m, LATERAL (SELECT hashint8extended(n * 1000 + m, 9) & 1073741823 AS s) AS hash) AS text;
 
 -- part: end
 

@@ -5,7 +5,8 @@ use std::{
     os::unix::process::CommandExt,
     process::{Child, ChildStdout, Command, ExitStatus},
     sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getppid, kill_process_group, waitid};
@@ -16,6 +17,11 @@ use super::invocation::Invocation;
 const MESSAGES_BYTES: u64 = 16 << 10;
 /// As large as an unprivileged pipe can be: fewer switches between pg_dump and us.
 const PIPE_BYTES: usize = 1 << 20;
+/// A read that got less than this has caught up with pg_dump.
+const SHORT_READ_BYTES: usize = 64 << 10;
+/// What a reader that has caught up waits, so that it is not woken for each 4 KiB that pg_dump writes: half the CPU time
+/// of passing the archive from process to process. Long enough for that; so short that the pipe does not fill.
+const GATHERING_TIME: Duration = Duration::from_micros(500);
 
 /// Ends pg_dump from any thread, before or while it runs.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +64,24 @@ pub struct Process {
     messages: Option<JoinHandle<String>>,
 }
 
+/// What pg_dump writes to standard output.
+pub struct Output {
+    stdout: ChildStdout,
+    gathers: bool,
+    caught_up: bool,
+}
+
+impl Read for Output {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.caught_up && self.gathers {
+            thread::sleep(GATHERING_TIME);
+        }
+        let count = self.stdout.read(buffer)?;
+        self.caught_up = count < SHORT_READ_BYTES.min(buffer.len());
+        Ok(count)
+    }
+}
+
 /// How pg_dump ended.
 #[derive(Debug)]
 pub struct End {
@@ -69,7 +93,7 @@ pub struct End {
 
 impl Process {
     /// Starts it. The calling thread must outlive it: the kernel ends the child with the thread that made it.
-    pub fn start(invocation: &Invocation, ender: &Ender) -> io::Result<(Self, ChildStdout)> {
+    pub fn start(invocation: &Invocation, ender: &Ender) -> io::Result<(Self, Output)> {
         let mut command = invocation.command();
         command.process_group(0);
         end_with_parent(&mut command);
@@ -87,10 +111,13 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
             return Err(io::Error::other("no pipes"));
         };
-        if let Err(error) = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES) {
+        let enlarged = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES);
+        if let Err(error) = &enlarged {
             tracing::debug!("the pipe keeps its size: {error}");
         }
-        let reader = std::thread::Builder::new().name("pg_dump stderr".into()).stack_size(64 << 10);
+        // A pipe of the usual size would fill while its reader waits.
+        let stdout = Output { stdout, gathers: enlarged.is_ok(), caught_up: false };
+        let reader = thread::Builder::new().name("pg_dump stderr".into()).stack_size(64 << 10);
         process.messages = Some(reader.spawn(move || read_messages(stderr))?);
         Ok((process, stdout))
     }

@@ -12,7 +12,7 @@ use walwarden_verifier::archive::{RowSum, TERMINATOR};
 use super::{Codec, Settings};
 
 /// A buffer's room beyond a piece: the bytes held back, framing, and incompressible data's growth.
-const SLACK_BYTES: usize = 16 << 10;
+const SLACK_BYTES: usize = 32 << 10;
 
 /// Bytes of a stream held back until more is seen: the end of table data must not be cut from what precedes it.
 pub(super) const HELD_BYTES: usize = TERMINATOR.len();
@@ -84,7 +84,7 @@ impl Plan {
     pub(super) fn new(settings: &Settings<'_>) -> Self {
         let piece_bytes = settings.piece_bytes.max(2 * HELD_BYTES);
         let buffer = piece_bytes + SLACK_BYTES;
-        let compressor = compressor_bytes(settings.codec, piece_bytes);
+        let compressor = compressor_bytes(settings.codec);
         // The reader's own buffer and channels; a buffer that is being filled, and one that is being written.
         let fixed = (512 << 10) + 2 * buffer;
         let memory = settings.memory_bytes.saturating_sub(fixed);
@@ -117,21 +117,17 @@ impl Plan {
     }
 }
 
-/// What a compressor holds, measured on zlib-rs 0.6 and libzstd 1.5.7 and rounded up: state, and what it puts its output
-/// in.
-fn compressor_bytes(codec: Codec, piece_bytes: usize) -> usize {
+/// A compressor's state, measured on zlib-rs 0.6 and libzstd 1.5.7 and rounded up.
+fn compressor_bytes(codec: Codec) -> usize {
     match codec {
         Codec::Gzip(_) => 768 << 10,
-        Codec::Zstd(level) => {
-            let state = match level {
-                0..=3 => 1_300 << 10,
-                4..=6 => 3 << 20,
-                7..=8 => 6 << 20,
-                9 => 11 << 20,
-                10..=12 => 21 << 20,
-                _ => 34 << 20,
-            };
-            state + piece_bytes + SLACK_BYTES
-        }
+        Codec::Zstd(level) => match level {
+            0..=3 => 1_800 << 10,
+            4..=6 => 4 << 20,
+            7..=8 => 7 << 20,
+            9 => 12 << 20,
+            10..=12 => 22 << 20,
+            _ => 36 << 20,
+        },
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! gzip: one zlib header, then each piece as raw deflate ended by a sync flush, the last by a final block and the
 //! stream's Adler-32. State is fresh for each piece, so that the output depends on the input alone. zstd: a checksummed
-//! frame per piece, in chunks of its own, because pg_restore drops what follows a frame's end within a chunk.
+//! frame per piece, in chunks of its own, because pg_restore drops what follows a frame's end within a chunk. A frame
+//! begins without history; a window as long as the piece, twice zstd's own at level 3, makes up for that in size.
 
-use std::io;
+use std::io::{self, Cursor};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use walwarden_verifier::archive::put_int;
@@ -14,9 +15,15 @@ use super::Codec;
 
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// 4 MiB, the piece.
+const ZSTD_WINDOW_LOG: u32 = 22;
+
+/// Bytes that a chunk's length takes.
+const CHUNK_HEAD_BYTES: usize = 5;
+
 pub(super) enum Compressor {
     Gzip { level: u8, chunk: Vec<u8> },
-    Zstd { compressor: Box<ZstdCompressor<'static>>, frame: Vec<u8> },
+    Zstd(Box<ZstdCompressor<'static>>),
 }
 
 impl Compressor {
@@ -26,7 +33,8 @@ impl Compressor {
             Codec::Zstd(level) => {
                 let mut compressor = ZstdCompressor::new(level.into())?;
                 compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-                Self::Zstd { compressor: Box::new(compressor), frame: Vec::new() }
+                compressor.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+                Self::Zstd(Box::new(compressor))
             }
         })
     }
@@ -49,13 +57,14 @@ impl Compressor {
                 }
                 put_chunk(out, chunk);
             }
-            Self::Zstd { compressor, frame } => {
-                frame.clear();
-                frame.reserve(compress_bound(piece.len()));
-                compressor.compress_to_buffer(piece, frame)?;
-                for chunk in frame.chunks(CHUNK_BYTES) {
-                    put_chunk(out, chunk);
-                }
+            Self::Zstd(compressor) => {
+                let start = out.len();
+                let bound = compress_bound(piece.len());
+                out.reserve(bound + bound.div_ceil(CHUNK_BYTES) * CHUNK_HEAD_BYTES);
+                let mut behind = Cursor::new(&mut *out);
+                behind.set_position(start as u64);
+                compressor.compress_to_buffer(piece, &mut behind)?;
+                into_chunks(out, start);
             }
         }
         Ok(())
@@ -102,5 +111,20 @@ fn put_chunk(out: &mut Vec<u8>, chunk: &[u8]) {
         // At most a few bytes over `CHUNK_BYTES`.
         put_int(out, chunk.len() as i32);
         out.extend_from_slice(chunk);
+    }
+}
+
+/// Makes chunks of what lies behind `start`, in place: the last is moved first.
+fn into_chunks(out: &mut Vec<u8>, start: usize) {
+    let length = out.len() - start;
+    let count = length.div_ceil(CHUNK_BYTES);
+    out.resize(start + length + count * CHUNK_HEAD_BYTES, 0);
+    for chunk in (0..count).rev() {
+        let (from, to) = (chunk * CHUNK_BYTES, length.min((chunk + 1) * CHUNK_BYTES));
+        let content = start + from + (chunk + 1) * CHUNK_HEAD_BYTES;
+        out.copy_within(start + from..start + to, content);
+        let mut head = Vec::with_capacity(CHUNK_HEAD_BYTES);
+        put_int(&mut head, (to - from) as i32);
+        out[content - CHUNK_HEAD_BYTES..content].copy_from_slice(&head);
     }
 }

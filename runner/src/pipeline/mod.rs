@@ -97,16 +97,16 @@ pub struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// Settings with the defaults: as many threads as there are cores, 24 MiB.
+    /// Settings with the defaults: as many threads as there are cores, 40 MiB.
     pub fn new(codec: Codec, row_key: RowKey, progress: &'a Progress, cancel: &'a AtomicBool) -> Self {
         Self {
             codec,
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             piece_bytes: match codec {
                 Codec::Gzip(_) => 1 << 20,
-                Codec::Zstd(_) => 2 << 20,
+                Codec::Zstd(_) => 4 << 20,
             },
-            memory_bytes: 24 << 20,
+            memory_bytes: 40 << 20,
             row_key,
             limits: Limits::default(),
             keep_definition: annex_needs_definition,
