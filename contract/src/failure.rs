@@ -51,6 +51,7 @@ classes! {
     SourceConnectionLost = "source_connection_lost", true, "the server ended the connection during the dump; check its logs and time-outs";
     DumpFailed = "dump_failed", false, "pg_dump failed; its first message is on the runner's log, redacted";
     DumpIncomplete = "dump_incomplete", true, "pg_dump's archive ended early or was not well-formed; nothing was recorded as a backup";
+    DumpUnknownKind = "dump_unknown_kind", false, "the database holds data of a kind that this version does not understand, named in the runner's log; update Walwarden";
     DumpTooLarge = "dump_too_large", false, "the dump exceeded this database's maxBytes; raise it if the size is right";
     DumpTooLong = "dump_too_long", false, "the dump exceeded this database's maxHours; raise it if the duration is right";
     StorageUnreachable = "storage_unreachable", true, "the bucket's endpoint did not answer; check its status";
@@ -90,5 +91,25 @@ pub struct Failure {
 impl From<FailureClass> for Failure {
     fn from(class: FailureClass) -> Self {
         Self { class, retryable: class.is_retryable(), remedy: class.remedy().into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FailureClass;
+
+    #[test]
+    fn the_documented_table_is_the_list() {
+        let page = include_str!("../../docs/api.md");
+        let section = page.split("## Failure classes").nth(1).unwrap().split("\n## ").next().unwrap();
+        let documented: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
+        let list: Vec<String> = FailureClass::ALL
+            .iter()
+            .map(|class| {
+                let again = if class.is_retryable() { "yes" } else { "no" };
+                format!("| `{class}` | {again} | {} |", class.remedy())
+            })
+            .collect();
+        assert_eq!(documented, list, "docs/api.md, \"Failure classes\"");
     }
 }

@@ -315,7 +315,8 @@ fn pipeline_failed(error: PipelineError) -> Fault {
         PipelineError::Archive(error) => {
             Fault::new(FailureClass::DumpIncomplete, error.to_string()).because(anyhow::Error::new(error))
         }
-        PipelineError::Unexpected(_) | PipelineError::UnknownData { .. } | PipelineError::Codec(_) => {
+        PipelineError::UnknownData { .. } => Fault::new(FailureClass::DumpUnknownKind, error.to_string()),
+        PipelineError::Unexpected(_) | PipelineError::Codec(_) => {
             Fault::new(FailureClass::DumpFailed, error.to_string())
         }
         PipelineError::Sink(error) => sink_failed(error),
