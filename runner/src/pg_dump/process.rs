@@ -19,8 +19,8 @@ const MESSAGES_BYTES: u64 = 16 << 10;
 const PIPE_BYTES: usize = 1 << 20;
 /// A read that got less than this has caught up with pg_dump.
 const SHORT_READ_BYTES: usize = 64 << 10;
-/// What a reader that has caught up waits, so that it is not woken for each 4 KiB that pg_dump writes: half the CPU time
-/// of passing the archive from process to process. Long enough for that; so short that the pipe does not fill.
+/// What a reader that has caught up waits, so that it is not woken for each 4 KiB that pg_dump writes; so short that the
+/// pipe does not fill.
 const GATHERING_TIME: Duration = Duration::from_micros(500);
 
 /// Ends pg_dump from any thread, before or while it runs.

@@ -15,8 +15,10 @@ use super::Codec;
 
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// 4 MiB, the piece.
 const ZSTD_WINDOW_LOG: u32 = 22;
+
+/// What a zstd frame holds by default: as much as its window.
+pub(super) const ZSTD_PIECE_BYTES: usize = 1 << ZSTD_WINDOW_LOG;
 
 /// Bytes that a chunk's length takes.
 const CHUNK_HEAD_BYTES: usize = 5;
@@ -126,5 +128,22 @@ fn into_chunks(out: &mut Vec<u8>, start: usize) {
         let mut head = Vec::with_capacity(CHUNK_HEAD_BYTES);
         put_int(&mut head, (to - from) as i32);
         out[content - CHUNK_HEAD_BYTES..content].copy_from_slice(&head);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_hold_what_was_there_in_order() {
+        for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7] {
+            let content: Vec<u8> = (0..length).map(|at| (at * 31 / 7) as u8).collect();
+            let mut expected = b"before".to_vec();
+            content.chunks(CHUNK_BYTES).for_each(|chunk| put_chunk(&mut expected, chunk));
+            let mut out = [&b"before"[..], &content].concat();
+            into_chunks(&mut out, 6);
+            assert!(out == expected, "{length}");
+        }
     }
 }

@@ -104,7 +104,7 @@ impl<'a> Settings<'a> {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             piece_bytes: match codec {
                 Codec::Gzip(_) => 1 << 20,
-                Codec::Zstd(_) => 4 << 20,
+                Codec::Zstd(_) => codec::ZSTD_PIECE_BYTES,
             },
             memory_bytes: 40 << 20,
             row_key,

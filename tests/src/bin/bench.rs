@@ -2,7 +2,7 @@
 //! reported are ratios of medians of interleaved runs; absolute times belong to the machine.
 //!
 //! `make bench` builds the programs and runs this. `BENCH_MEGABYTES` sets the size (default 1,000),
-//! `BENCH_RUNS` the repetitions (default 5), `BENCH_MAJORS` the Postgres majors (default 15,17).
+//! `BENCH_RUNS` the repetitions (default 5; -Z9 and -Z6 run once), `BENCH_MAJORS` the Postgres majors (default 15,17).
 
 use std::{
     fs,
