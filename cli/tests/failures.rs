@@ -2,14 +2,9 @@
 
 mod support;
 
-use std::{
-    path::Path,
-    process::Stdio,
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::Stdio, sync::atomic::Ordering};
 
-use support::{Backup, Postgres, Server, error, postgres, restore, said, sample, states};
+use support::{Backup, Postgres, Server, error, postgres, restore, said, sample, states, wait_until};
 
 struct Stage {
     postgres: Postgres,
@@ -39,6 +34,14 @@ impl Stage {
 
     fn untouched(&self) {
         assert_eq!(self.postgres.databases(), ["postgres", "source"]);
+    }
+
+    /// Ranges that a download has noted as whole.
+    fn whole_ranges(&self) -> usize {
+        let noted = self.work.path().join(support::server::RESTORE).join("arrived");
+        let notes = std::fs::read(noted).unwrap_or_default();
+        let whole = |note: &[u8]| u32::from_le_bytes(note.try_into().unwrap()) == 8 << 20;
+        notes.chunks_exact(4).filter(|note| whole(note)).count()
     }
 
     fn claims(&self) -> usize {
@@ -87,8 +90,7 @@ fn an_interrupted_download_goes_on() {
     let stage = stage();
     stage.server.behaviour.stall_after.store(2, Ordering::Relaxed);
     let mut child = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let ranges = stage.work.path().join(support::server::RESTORE).join("ranges");
-    wait_until(|| std::fs::read(&ranges).is_ok_and(|bytes| bytes.iter().filter(|byte| **byte == b'1').count() == 2));
+    wait_until("two ranges have arrived", || stage.whole_ranges() == 2);
     child.kill().unwrap();
     child.wait().unwrap();
     stage.server.behaviour.stall_after.store(0, Ordering::Relaxed);
@@ -108,7 +110,7 @@ fn what_was_kept_of_a_download_is_not_trusted() {
     stage.server.behaviour.stall_after.store(2, Ordering::Relaxed);
     let mut child = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let directory = stage.work.path().join(support::server::RESTORE);
-    wait_until(|| std::fs::read(directory.join("ranges")).is_ok_and(|bytes| bytes.contains(&b'1')));
+    wait_until("a range has arrived", || stage.whole_ranges() > 0);
     child.kill().unwrap();
     child.wait().unwrap();
     stage.server.behaviour.stall_after.store(0, Ordering::Relaxed);
@@ -149,14 +151,6 @@ fn cancelling_ends_it_before_the_target_is_touched() {
     stage.untouched();
 }
 
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited too long");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn is_running(pid: i32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !state.is_empty() && !state.contains(") Z ")
@@ -177,7 +171,7 @@ fn signals_end_children_and_clean_up() {
         let _ = std::fs::remove_file(&pid_file);
         let child =
             stage.command().arg("--pg-bin").arg(&bin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_until(|| std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')));
+        wait_until("pg_restore runs", || std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')));
         let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
         assert!(is_running(pid));
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
@@ -193,7 +187,7 @@ fn signals_end_children_and_clean_up() {
     }
     // Killed: pg_restore ends too, and the next run begins by removing what was left.
     let (_, pid) = start(rustix::process::Signal::KILL);
-    wait_until(|| !is_running(pid));
+    wait_until("pg_restore has ended", || !is_running(pid));
     let left = format!("ww_{}", support::server::RESTORE);
     assert_eq!(stage.postgres.databases(), ["postgres", "source", left.as_str()]);
     let output = stage.command().arg("--prove").output().unwrap();
@@ -253,7 +247,7 @@ fn a_second_restore_into_the_same_database_is_kept_out() {
     let stage = stage();
     stage.server.behaviour.stall_after.store(1, Ordering::Relaxed);
     let mut first = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_until(|| stage.claims() == 1);
+    wait_until("it has claimed", || stage.claims() == 1);
     let elsewhere = tempfile::tempdir().unwrap();
     let output = stage.command().env("WALWARDEN_WORK_DIR", elsewhere.path()).output().unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_busy", Some(2)), "{}", said(&output));

@@ -67,6 +67,9 @@ pub enum DestinationAccess {
         access_key_id: String,
         /// Secret access key.
         secret_access_key: Secret,
+        /// Most parts of one upload, where the provider takes fewer than S3's 10,000. At least 20.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part_cap: Option<u32>,
     },
 }
 
@@ -87,6 +90,9 @@ pub struct Destination {
     /// Endpoint, where not AWS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// Most parts of one upload, where it is fewer than S3's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_cap: Option<u32>,
     /// Role, on AWS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role_arn: Option<String>,
@@ -172,6 +178,30 @@ pub struct CreateDatabaseRequest {
     /// End a dump longer than this. Default 24.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_hours: Option<u32>,
+    /// Back up without what the role cannot read. Default false: such a backup fails, with the list and the GRANTs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omit_unreadable: Option<bool>,
+}
+
+/// `PATCH /databases/{databaseId}`: what is given is set, the rest stays. It holds from the next attempt on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpdateDatabaseRequest {
+    /// How long artifacts are locked, in days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
+    /// Compression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionSetting>,
+    /// End a dump larger than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// End a dump longer than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_hours: Option<u32>,
+    /// Back up without what the role cannot read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omit_unreadable: Option<bool>,
 }
 
 /// A protected database, without its connection string.
@@ -194,6 +224,12 @@ pub struct Database {
     pub retention_days: u32,
     /// Compression, if set.
     pub compression: Option<CompressionSetting>,
+    /// A dump larger than this is ended.
+    pub max_bytes: u64,
+    /// A dump longer than this is ended.
+    pub max_hours: u32,
+    /// Whether it is backed up without what the role cannot read.
+    pub omit_unreadable: bool,
     /// The last source check.
     pub check: Option<SourceCheck>,
     /// Snapshot time of the newest completed backup: what is written later is in no backup.
@@ -314,6 +350,9 @@ pub struct Progress {
     pub total_bytes: Option<u64>,
     /// Current rate.
     pub bytes_per_second: u64,
+    /// Estimate of how long the phase goes on, once there is enough to judge by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<u64>,
     /// When the worker last reported.
     pub at: String,
 }
@@ -334,12 +373,14 @@ pub struct Artifact {
     pub checksum_sha256: String,
     /// Server version of the source.
     pub server_version: String,
-    /// Compression.
+    /// Compression; `pg_dump` for an archive kept as pg_dump wrote it, unread.
     pub compression: String,
     /// Tables with data.
     pub tables: u64,
     /// Rows.
     pub rows: u64,
+    /// What is knowingly not in it; the annex names each.
+    pub omissions: u64,
     /// Locked until.
     pub retain_until: String,
     /// Its manifest.

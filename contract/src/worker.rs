@@ -151,6 +151,9 @@ pub struct BackupInstructions {
     pub max_bytes: u64,
     /// End a dump longer than this.
     pub max_hours: u32,
+    /// Leave out what the role cannot read, and record it, instead of failing.
+    #[serde(default)]
+    pub omit_unreadable: bool,
 }
 
 /// Where to look.
@@ -165,6 +168,9 @@ pub struct CheckInstructions {
     pub dsn: Secret,
     /// Whether private addresses may be dialled.
     pub allow_private_addresses: bool,
+    /// Whether backups leave out what the role cannot read.
+    #[serde(default)]
+    pub omit_unreadable: bool,
 }
 
 /// What to restore.
@@ -281,6 +287,9 @@ pub struct Heartbeat {
     pub total_bytes: Option<u64>,
     /// Current rate.
     pub bytes_per_second: u64,
+    /// Estimate of how long the phase goes on, once there is enough to judge by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<u64>,
 }
 
 /// Answer to a heartbeat.
@@ -396,7 +405,7 @@ pub struct BackupMeasurements {
     pub server_version: String,
     /// pg_dump version.
     pub pg_dump_version: String,
-    /// `gzip:<level>`, `zstd:<level>` or `none`.
+    /// `gzip:<level>`, `zstd:<level>`, or `pg_dump` for an archive that was passed on unread.
     pub compression: String,
     /// The server's clock before the snapshot.
     pub snapshot_at: String,

@@ -144,6 +144,7 @@ impl Domain {
             database_id: job.database_id.clone(),
             dsn: self.source_dsn(&database).await?,
             allow_private_addresses: self.settings.network.policy().allow_private,
+            omit_unreadable: database.omit_unreadable,
         })
     }
 

@@ -688,6 +688,7 @@ impl Domain {
                 bytes: stored.heartbeat.bytes,
                 total_bytes: stored.heartbeat.total_bytes,
                 bytes_per_second: stored.heartbeat.bytes_per_second,
+                eta_seconds: stored.heartbeat.eta_seconds,
                 at: stored.at,
             })
         } else {

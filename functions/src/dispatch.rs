@@ -62,7 +62,7 @@ pub struct EcsLauncher {
 }
 
 /// Variables that a runner on this machine takes from this process.
-const PASSED_ON: [&str; 8] = [
+const PASSED_ON: [&str; 10] = [
     "PATH",
     "TMPDIR",
     "SSL_CERT_FILE",
@@ -71,6 +71,8 @@ const PASSED_ON: [&str; 8] = [
     "WALWARDEN_WORK_DIR",
     "WALWARDEN_THREADS",
     "WALWARDEN_PG_DUMP_FLOOR",
+    "WALWARDEN_OPAQUE_MAJORS",
+    "WALWARDEN_LOCK_WAIT_SECONDS",
 ];
 
 /// How to run a child process.

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use walwarden_client::worker::JobSession;
 use walwarden_contract::{
     address::AddressPolicy,
+    errors::ErrorCode,
     failure::FailureClass,
     worker::{BackupInstructions, BackupMeasurements, DocumentKind, Finish, Transition},
 };
@@ -32,9 +33,12 @@ pub async fn run(
 ) -> Result<(), Ended> {
     let policy = AddressPolicy { allow_private: instructions.allow_private_addresses };
     let prepared = dump::prepare(&instructions.dsn, policy, machine, progress).await?;
-    prepared.refuse_unreadable()?;
+    if !instructions.omit_unreadable {
+        prepared.refuse_unreadable()?;
+    }
     let plan = Plan {
         compression: dump::compression(instructions.compression, prepared.snapshot.version().major())?,
+        omit_unreadable: instructions.omit_unreadable,
         max_bytes: instructions.max_bytes,
         max_duration: Duration::from_secs(u64::from(instructions.max_hours) * 3600),
     };
@@ -73,7 +77,10 @@ pub async fn run(
     progress.enter(Phase::Describing);
     let measurements = describe(dumped, &list, instructions, &http, session, private).await?;
     progress.enter(Phase::Finishing);
-    session.finish(&Finish::Backup(Box::new(measurements))).await?;
+    session.finish(&Finish::Backup(Box::new(measurements))).await.map_err(|error| match error.code() {
+        Some(ErrorCode::Unprocessable) => Fault::new(FailureClass::SealImpossible, error.to_string()).into(),
+        _ => Ended::from(error),
+    })?;
     Ok(())
 }
 
@@ -101,6 +108,7 @@ async fn describe(
 
     let annex = storage::upload_document(http, session, DocumentKind::Annex, &annex_path).await?;
     let parts_list = storage::upload_document(http, session, DocumentKind::PartsList, &list_path).await?;
+    let omissions = dumped.omissions().count() as u64;
     let outcome = dumped.outcome;
     Ok(BackupMeasurements {
         checksum_sha256: hex::encode(outcome.sha256),
@@ -116,11 +124,11 @@ async fn describe(
             tables: outcome.tables.len() as u64,
             rows: outcome.tables.iter().map(|table| table.rows.rows).sum(),
         },
-        omissions: dumped.facts.omissions.len() as u64,
-        source_database: outcome.header.database,
-        server_version: outcome.header.server_version,
-        pg_dump_version: outcome.header.dump_version,
-        compression: dumped.compression.to_string(),
+        omissions,
+        source_database: dumped.database,
+        server_version: dumped.server_version.text,
+        pg_dump_version: dumped.pg_dump_version,
+        compression: dumped.compression,
         snapshot_at: dumped.snapshot_at,
     })
 }

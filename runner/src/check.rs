@@ -4,6 +4,7 @@ use walwarden_client::worker::JobSession;
 use walwarden_contract::{
     address::AddressPolicy,
     dsn::SslMode,
+    quote::qualified,
     worker::{CheckInstructions, CheckReport, Finish},
 };
 
@@ -12,6 +13,7 @@ use crate::{
     dump::{self, Prepared},
     fault::Ended,
     progress::{Phase, Progress},
+    source::DEPENDS_ON_OMITTED,
 };
 
 /// Most problems a report tells.
@@ -26,20 +28,42 @@ pub async fn run(
 ) -> Result<(), Ended> {
     let policy = AddressPolicy { allow_private: instructions.allow_private_addresses };
     let prepared = dump::prepare(&instructions.dsn, policy, machine, progress).await?;
-    let report = report(&prepared);
+    let report = report(&prepared, instructions.omit_unreadable);
     prepared.snapshot.release().await;
     progress.enter(Phase::Finishing);
     session.finish(&Finish::Check(report)).await?;
     Ok(())
 }
 
-fn report(prepared: &Prepared) -> CheckReport {
-    let Prepared { snapshot, facts, unreadable, pg_dump } = prepared;
+fn report(prepared: &Prepared, omit_unreadable: bool) -> CheckReport {
+    let Prepared { snapshot, facts, unreadable, left_out, pg_dump, .. } = prepared;
     let mut problems = unreadable.problems(&snapshot.role);
     if problems.len() > MAX_PROBLEMS {
         let more = problems.len() - MAX_PROBLEMS;
         problems.truncate(MAX_PROBLEMS);
         problems.push(format!("{more} more of these"));
+    }
+    let mut warnings = warnings(prepared);
+    if omit_unreadable {
+        warnings.extend(problems.drain(..).map(|problem| format!("left out, as omitUnreadable says: {problem}")));
+    }
+    let also: Vec<String> = left_out
+        .omissions
+        .iter()
+        .filter(|omission| omission.reason == DEPENDS_ON_OMITTED)
+        .map(|omission| format!("{} {}", omission.kind.to_lowercase(), qualified(&omission.schema, &omission.name)))
+        .collect();
+    if !also.is_empty() || !left_out.dependents.is_empty() {
+        let named = also.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+        let more = also.len().saturating_sub(10) + left_out.dependents.len();
+        let text = match (named.as_str(), more) {
+            ("", more) => format!("{more} constraints or functions"),
+            (named, 0) => named.to_owned(),
+            (named, more) => format!("{named} and {more} more objects"),
+        };
+        let what =
+            if omit_unreadable { "also left out, for it depends on that" } else { "a backup without that also lacks" };
+        warnings.push(format!("{what}: {text}"));
     }
     CheckReport {
         server_version: snapshot.version().text.clone(),
@@ -47,13 +71,19 @@ fn report(prepared: &Prepared) -> CheckReport {
         size_bytes: facts.size_bytes,
         pg_dump_version: pg_dump.version.clone(),
         problems,
-        warnings: warnings(prepared),
+        warnings,
     }
 }
 
 fn warnings(prepared: &Prepared) -> Vec<String> {
     let Prepared { snapshot, facts, pg_dump, .. } = prepared;
     let mut warnings = Vec::new();
+    if prepared.opaque {
+        warnings.push(format!(
+            "archives of version {} are kept as pg_dump writes them, unread: no rows are counted or digested, and a restore cannot be proven",
+            snapshot.version().major()
+        ));
+    }
     warnings.extend(pg_dump.below_floor());
     for keyword in snapshot.ignored_keywords() {
         warnings.push(format!("the connection string's keyword {keyword} does nothing here"));

@@ -1,6 +1,6 @@
 //! What the runner is told by its environment, read once.
 
-use std::{env, num::NonZeroUsize, path::PathBuf};
+use std::{env, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use walwarden_contract::{
@@ -21,6 +21,11 @@ pub struct Machine {
     pub threads: Option<NonZeroUsize>,
     /// `WALWARDEN_PG_DUMP_FLOOR`: `warn` (default) or `refuse` a pg_dump with known vulnerabilities.
     pub refuse_below_floor: bool,
+    /// `WALWARDEN_OPAQUE_MAJORS`: majors, separated by commas, whose archives are passed on as pg_dump writes them, unread.
+    /// Those this version does not know are, whatever this says.
+    pub opaque_majors: Vec<u32>,
+    /// `WALWARDEN_LOCK_WAIT_SECONDS`: how long pg_dump waits for a table that somebody holds exclusively. Default: 120.
+    pub lock_wait: Duration,
 }
 
 /// One job.
@@ -37,6 +42,9 @@ pub struct Config {
     /// The machine.
     pub machine: Machine,
 }
+
+/// See [`Machine::lock_wait`].
+const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 /// `WALWARDEN_SOURCE_DSN`: the database that `dump-to-file` reads.
 pub const SOURCE_DSN: &str = "WALWARDEN_SOURCE_DSN";
@@ -62,8 +70,19 @@ impl Machine {
             Some(list) => env::split_paths(&list).collect(),
             None => installed(),
         };
+        let opaque = optional("WALWARDEN_OPAQUE_MAJORS")?.unwrap_or_default();
+        let majors = opaque.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::parse);
+        let opaque_majors =
+            majors.collect::<Result<_, _>>().context("WALWARDEN_OPAQUE_MAJORS is no list of numbers")?;
+        let lock_wait = match optional("WALWARDEN_LOCK_WAIT_SECONDS")? {
+            Some(text) => match text.parse() {
+                Ok(seconds @ 1..=86_400) => Duration::from_secs(seconds),
+                _ => bail!("WALWARDEN_LOCK_WAIT_SECONDS is not 1 to 86400"),
+            },
+            None => LOCK_WAIT,
+        };
         let work_dir = env::var_os("WALWARDEN_WORK_DIR").map_or_else(env::temp_dir, PathBuf::from);
-        Ok(Self { pg_bin, work_dir, threads, refuse_below_floor })
+        Ok(Self { pg_bin, work_dir, threads, refuse_below_floor, opaque_majors, lock_wait })
     }
 }
 

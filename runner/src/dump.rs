@@ -5,7 +5,9 @@
 //! database the snapshot was taken in, and the sink took all of it.
 
 use std::{
+    collections::{HashMap, HashSet},
     io::{self, Read},
+    mem,
     path::Path,
     sync::{
         Arc,
@@ -19,20 +21,27 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use walwarden_contract::{address::AddressPolicy, failure::FailureClass, secret::Secret, worker::CompressionSetting};
-use walwarden_verifier::archive::{RowKey, TocEntry};
+use walwarden_verifier::{
+    annex::Omission,
+    archive::{RowKey, TocEntry},
+    manifest::OPAQUE,
+};
 
 use crate::{
     config::Machine,
     fault::Fault,
-    pg_dump::{self, Ender, Invocation, PgDump, Process},
+    pg_dump::{self, Ender, Invocation, PgDump, Process, Wishes},
     pipeline::{self, Codec, Outcome, PipelineError},
     progress::{Phase, Progress},
-    source::{Facts, Session, Snapshot, Unreadable},
+    source::{self, Facts, LeftOut, ObjectAddress, ServerVersion, Session, Snapshot, Unreadable},
 };
 
 /// The catalogue of a database with ten thousand tables is read in a second; a server that is alive and silent must not
 /// hold a runner.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Every pg_restore reads gzip.
+const OPAQUE_GZIP_LEVEL: u8 = 6;
 
 /// Where a rewritten archive goes.
 pub trait Sink: Send + 'static {
@@ -50,15 +59,22 @@ pub struct Prepared {
     pub facts: Facts,
     /// What the role may not read.
     pub unreadable: Unreadable,
+    /// What a backup without that leaves out.
+    pub left_out: LeftOut,
     /// The program to use.
     pub pg_dump: PgDump,
+    /// The archive is passed on as pg_dump writes it: archives of the server's version are not known, or not trusted to
+    /// be.
+    pub opaque: bool,
 }
 
 /// How to dump.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Codec and level.
+    /// Codec and level; ignored where the archive is passed on unread.
     pub compression: CompressionSetting,
+    /// Leave out what the role may not read, instead of failing.
+    pub omit_unreadable: bool,
     /// End a dump whose uncompressed archive is larger.
     pub max_bytes: u64,
     /// End a dump that takes longer.
@@ -75,10 +91,30 @@ pub struct Dumped {
     pub row_key: RowKey,
     /// The server's clock before the snapshot.
     pub snapshot_at: String,
-    /// `server_version_num`
-    pub server_version_number: u32,
-    /// Codec and level.
-    pub compression: CompressionSetting,
+    /// The server's version.
+    pub server_version: ServerVersion,
+    /// The source database's name.
+    pub database: String,
+    /// pg_dump's version.
+    pub pg_dump_version: String,
+    /// As manifest and annex name it.
+    pub compression: String,
+    /// Objects that the archive has and that cannot be restored without what was left out of it.
+    pub dependents: HashSet<ObjectAddress>,
+}
+
+impl Dumped {
+    /// What a restore of the archive will not have: what is not in it, and what is and cannot be restored without that.
+    pub fn omissions(&self) -> impl Iterator<Item = Omission> {
+        let entries = self.outcome.entries.iter();
+        let dependents = entries.filter(|entry| self.dependents.contains(&(entry.table_oid, entry.oid)));
+        let schema = |entry: &TocEntry| entry.namespace.clone().unwrap_or_default();
+        self.facts
+            .omissions
+            .iter()
+            .cloned()
+            .chain(dependents.map(move |entry| source::dependent(&entry.desc, &schema(entry), &entry.tag)))
+    }
 }
 
 /// Connects, opens the snapshot, reads what the annex needs, finds pg_dump.
@@ -106,6 +142,13 @@ async fn inspect(
         let what = format!("the server is version {}", session.version.major());
         return Err(Fault::new(FailureClass::SourceVersionUnsupported, what));
     }
+    let opaque = !session.version.is_known() || machine.opaque_majors.contains(&session.version.major());
+    if opaque {
+        let major = session.version.major();
+        tracing::warn!(
+            "archives of version {major} are passed on unread: no row of this backup is counted or digested"
+        );
+    }
     let (directories, major) = (machine.pg_bin.clone(), session.version.major());
     let pg_dump = tokio::task::spawn_blocking(move || pg_dump::find(&directories, major))
         .await
@@ -120,8 +163,9 @@ async fn inspect(
     let snapshot = Snapshot::open(session).await?;
     let facts = snapshot.facts().await?;
     let unreadable = snapshot.unreadable().await?;
+    let left_out = snapshot.left_out(&unreadable).await?;
     progress.expect(facts.size_bytes);
-    Ok(Prepared { snapshot, facts, unreadable, pg_dump })
+    Ok(Prepared { snapshot, facts, unreadable, left_out, pg_dump, opaque })
 }
 
 /// The setting asked for, or what suits the server: every pg_restore from 16 that was built with zstd reads zstd, older
@@ -152,10 +196,7 @@ fn codec(setting: CompressionSetting) -> Option<Codec> {
 impl Prepared {
     /// Refuses what pg_dump would fail at, with all of it named.
     pub fn refuse_unreadable(&self) -> Result<(), Fault> {
-        if self.unreadable.is_empty() {
-            return Ok(());
-        }
-        Err(Fault::new(FailureClass::SourcePermission, self.unreadable.summary()))
+        refuse(&self.unreadable)
     }
 
     /// Dumps into `sink`. `private` is the job's own directory. Dropping the future ends pg_dump.
@@ -167,15 +208,33 @@ impl Prepared {
         private: &Path,
         progress: &Progress,
     ) -> Result<Dumped, Fault> {
-        let Self { snapshot, facts, pg_dump, .. } = self;
-        let codec = codec(plan.compression).ok_or_else(|| Fault::plain(FailureClass::DumpFailed))?;
+        let Self { snapshot, mut facts, unreadable, mut left_out, pg_dump, opaque } = self;
+        if !plan.omit_unreadable {
+            refuse(&unreadable)?;
+            left_out = LeftOut::default();
+        }
+        for omission in &left_out.omissions {
+            tracing::warn!(
+                kind = omission.kind,
+                reason = omission.reason,
+                "leaving out something the role may not read"
+            );
+        }
+        facts.omissions.append(&mut left_out.omissions);
+        let codec = match (opaque, codec(plan.compression)) {
+            (true, _) => None,
+            (false, Some(codec)) => Some(codec),
+            (false, None) => return Err(Fault::plain(FailureClass::DumpFailed)),
+        };
         // Drawn after the snapshot: nobody could choose rows to suit it.
         let mut row_key = [0; walwarden_verifier::archive::ROW_KEY_BYTES];
         getrandom::fill(&mut row_key).map_err(|e| Fault::internal("drawing the row key", e))?;
-        let invocation = Invocation::new(&pg_dump, snapshot.endpoint(), &snapshot.id, private)
-            .map_err(|e| Fault::internal("preparing pg_dump's directory", e))?;
+        let compress = if opaque { OPAQUE_GZIP_LEVEL } else { 0 };
+        let wishes = Wishes { compress, lock_wait: machine.lock_wait, left_out: &left_out };
+        let invocation = Invocation::new(&pg_dump, snapshot.endpoint(), &snapshot.id, wishes, private)
+            .map_err(|e| Fault::internal("preparing pg_dump", e))?;
         let password = snapshot.endpoint().password.clone();
-        let (database, server_version_number) = (snapshot.database.clone(), snapshot.version().number);
+        let (database, server_version) = (snapshot.database.clone(), snapshot.version().clone());
         let snapshot_at = snapshot.at.clone();
 
         progress.enter(Phase::Dumping);
@@ -184,6 +243,7 @@ impl Prepared {
             codec,
             threads: machine.threads,
             row_key,
+            table_bytes: mem::take(&mut facts.table_bytes),
             progress: progress.clone(),
             cancel: Arc::default(),
             ender: Ender::default(),
@@ -193,13 +253,34 @@ impl Prepared {
         if outcome.raw_bytes > plan.max_bytes {
             return Err(Fault::plain(FailureClass::DumpTooLarge));
         }
-        if outcome.header.database != database {
-            let what = "the archive is of another database than the snapshot";
-            return Err(Fault::new(FailureClass::DumpFailed, what));
+        let (mut pg_dump_version, mut server_text) = (pg_dump.version, server_version.text.clone());
+        if let Some(header) = &outcome.header {
+            if header.database != database {
+                let what = "the archive is of another database than the snapshot";
+                return Err(Fault::new(FailureClass::DumpFailed, what));
+            }
+            pg_dump_version.clone_from(&header.dump_version);
+            server_text.clone_from(&header.server_version);
         }
-        let compression = plan.compression;
-        Ok(Dumped { outcome, facts, row_key, snapshot_at, server_version_number, compression })
+        Ok(Dumped {
+            outcome,
+            facts,
+            row_key,
+            snapshot_at,
+            server_version: ServerVersion { text: server_text, ..server_version },
+            database,
+            pg_dump_version,
+            compression: if opaque { OPAQUE.to_owned() } else { plan.compression.to_string() },
+            dependents: left_out.dependents,
+        })
     }
+}
+
+fn refuse(unreadable: &Unreadable) -> Result<(), Fault> {
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::new(FailureClass::SourcePermission, unreadable.summary()))
 }
 
 /// Starts the dump's thread and waits for it, for the limits, and for the moment to let go of the snapshot.
@@ -265,9 +346,11 @@ impl Drop for Guard {
 /// What the dump's thread needs.
 struct Work {
     invocation: Invocation,
-    codec: Codec,
+    /// None: the archive is passed on as it is.
+    codec: Option<Codec>,
     threads: Option<std::num::NonZeroUsize>,
     row_key: RowKey,
+    table_bytes: HashMap<u32, u64>,
     progress: Progress,
     cancel: Arc<AtomicBool>,
     ender: Ender,
@@ -279,12 +362,14 @@ impl Work {
         let (process, stdout) =
             Process::start(&self.invocation, &self.ender).map_err(|e| Fault::internal("starting pg_dump", e))?;
         let input = FirstByte { input: stdout, seen: Some(first_byte) };
-        let end = || self.ender.end();
-        let mut settings = pipeline::Settings::new(self.codec, self.row_key, self.progress.pipeline(), &self.cancel);
-        settings.threads = self.threads.unwrap_or(settings.threads);
-        settings.keep_definition = keep_definition;
-        settings.on_failure = &end;
-        let piped = pipeline::run(input, &settings, |bytes| sink.write(bytes));
+        let piped = match self.codec {
+            Some(codec) => self.rewrite(codec, input, &mut sink),
+            None => pipeline::pass_on(input, self.progress.pipeline(), &self.cancel, |bytes| sink.write(bytes)),
+        };
+        if piped.is_err() {
+            // It may be writing still.
+            self.ender.end();
+        }
         let ended = process.wait().map_err(|e| Fault::internal("waiting for pg_dump", e))?;
         let password = self.password.as_ref();
         match (piped, ended.fault(password)) {
@@ -302,6 +387,17 @@ impl Work {
             }
             (Err(error), _) => Err(pipeline_failed(error)),
         }
+    }
+
+    fn rewrite<S: Sink>(&self, codec: Codec, input: impl Read, sink: &mut S) -> Result<Outcome, PipelineError> {
+        let end = || self.ender.end();
+        let weigh = |entry: &TocEntry| self.table_bytes.get(&entry.oid).copied().unwrap_or_default();
+        let mut settings = pipeline::Settings::new(codec, self.row_key, self.progress.pipeline(), &self.cancel);
+        settings.threads = self.threads.unwrap_or(settings.threads);
+        settings.keep_definition = keep_definition;
+        settings.weigh = &weigh;
+        settings.on_failure = &end;
+        pipeline::run(input, &settings, |bytes| sink.write(bytes))
     }
 }
 

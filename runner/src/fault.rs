@@ -91,6 +91,8 @@ impl From<ClientError> for Ended {
                 return Self::Cancelled("the job is no longer this runner's");
             }
             Some(ErrorCode::StorageUnavailable) => FailureClass::StorageUnreachable,
+            // What the control plane asked of the bucket, to begin the upload, was refused there.
+            Some(ErrorCode::Unprocessable) => FailureClass::StorageRefused,
             Some(ErrorCode::MeasurementsDiffer) => FailureClass::SealImpossible,
             _ if error.exit_code() == ExitCode::Retryable => FailureClass::ControlPlaneUnreachable,
             _ => FailureClass::Internal,

@@ -115,6 +115,7 @@ async fn heart(session: &JobSession, progress: &Progress) -> &'static str {
             bytes,
             total_bytes: progress.total_bytes(),
             bytes_per_second: (bytes - last_bytes).saturating_mul(1000) / milliseconds,
+            eta_seconds: progress.eta_seconds(),
         };
         (last_bytes, last_at) = (bytes, now);
         match timeout(every, session.heartbeat(&heartbeat)).await {

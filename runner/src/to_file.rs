@@ -87,9 +87,9 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
                 "tables": outcome.tables.len(),
                 "rows": outcome.rows(),
                 "largeObjects": outcome.large_objects.len(),
-                "compression": dumped.compression.to_string(),
-                "serverVersion": outcome.header.server_version,
-                "pgDumpVersion": outcome.header.dump_version,
+                "compression": dumped.compression,
+                "serverVersion": dumped.server_version.text,
+                "pgDumpVersion": dumped.pg_dump_version,
                 "snapshotAt": dumped.snapshot_at,
                 "annexBytes": annex.as_ref().map(|annex| annex.uncompressed_bytes),
                 "annexLines": annex.as_ref().map(|annex| annex.lines),
@@ -118,9 +118,13 @@ async fn dump(
         .map_err(|e| Fault::internal("creating a private directory", e))?;
     let progress = Progress::default();
     let prepared = dump::prepare(dsn, AddressPolicy { allow_private: true }, machine, &progress).await?;
-    prepared.refuse_unreadable()?;
     let compression = dump::compression(options.compression, prepared.snapshot.version().major())?;
-    let plan = Plan { compression, max_bytes: u64::MAX, max_duration: Duration::from_secs(7 * 24 * 3600) };
+    let plan = Plan {
+        compression,
+        omit_unreadable: false,
+        max_bytes: u64::MAX,
+        max_duration: Duration::from_secs(7 * 24 * 3600),
+    };
     let dumped = prepared.dump(&plan, FileSink(file), machine, private.path(), &progress).await?;
     let Some(path) = &options.annex else { return Ok((dumped, None)) };
     // Whoever measures twice writes twice.

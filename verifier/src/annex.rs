@@ -314,7 +314,8 @@ pub struct Omission {
     pub schema: String,
     /// Name.
     pub name: String,
-    /// `excluded` or `notReadable`.
+    /// `notReadable`; `rowSecurity`: rows hidden from the dumping role; `dependsOnOmitted`: of no use without something
+    /// else that is not there; `excluded`.
     pub reason: String,
 }
 

@@ -282,6 +282,13 @@ events! {
         /// Failure class, empty when ready.
         class: String,
     }
+    /// Its settings changed.
+    "database.updated" => DatabaseUpdated {
+        /// `db_…`
+        database_id: String,
+        /// Names of the settings that changed, as the API calls them.
+        changed: Vec<String>,
+    }
     /// Its schedule changed; empty = none.
     "database.schedule_changed" => DatabaseScheduleChanged {
         /// `db_…`

@@ -159,7 +159,7 @@ pub fn verify(envelope: &Envelope, keys: &KeySet) -> Result<VerifiedManifest, En
 fn check(statement: &Statement<Backup>) -> Result<(), EnvelopeError> {
     let backup = &statement.predicate;
     let annex = &backup.annex;
-    let rules: [(bool, &'static str); 14] = [
+    let rules: [(bool, &'static str); 15] = [
         (is_sha256(&statement.subject[0].digest.sha256), "artifact digest is not lower-case hex SHA-256"),
         (is_sha256(&backup.contents.digest), "contents digest is not lower-case hex SHA-256"),
         (is_sha256(&backup.annex.sha256), "annex digest is not lower-case hex SHA-256"),
@@ -191,7 +191,12 @@ fn check(statement: &Statement<Backup>) -> Result<(), EnvelopeError> {
             ["sha256-composite", "md5-etag", "none"].contains(&backup.attested.algorithm.as_str()),
             "the attested checksum's algorithm is not known",
         ),
-        (is_compression(&backup.compression), "compression is not none, gzip:<level> or zstd:<level>"),
+        (
+            backup.compression != OPAQUE
+                || (backup.contents.entries, backup.contents.tables, backup.contents.rows) == (0, 0, 0),
+            "an artifact that nobody read has contents",
+        ),
+        (is_compression(&backup.compression), "compression is not none, gzip:<level>, zstd:<level> or pg_dump"),
         (
             ["GOVERNANCE", "COMPLIANCE", NOT_OBSERVABLE].contains(&backup.retention.mode.as_str())
                 && (backup.retention.retain_until == NOT_OBSERVABLE
@@ -219,9 +224,15 @@ fn stem<'k>(backup: &Backup, key: &'k str, suffix: &str) -> Option<&'k str> {
     (dated && own).then_some(stem)
 }
 
+/// The compression of an artifact that was kept as pg_dump wrote it, unread: its contents are in neither manifest nor
+/// annex.
+pub const OPAQUE: &str = "pg_dump";
+
 fn is_compression(text: &str) -> bool {
     let level = text.strip_prefix("gzip:").or_else(|| text.strip_prefix("zstd:"));
-    text == "none" || level.is_some_and(|l| (1..=2).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_digit()))
+    text == "none"
+        || text == OPAQUE
+        || level.is_some_and(|l| (1..=2).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Whether `text` is a SHA-256 in lower-case hex.

@@ -150,7 +150,10 @@ fn not_proven(outcome: &Outcome) -> Failure {
     let reasons: Vec<String> = outcome.not_proven.iter().take(5).map(|(name, why)| format!("{name} ({why})")).collect();
     let more = if outcome.not_proven.len() > 5 { ", …" } else { "" };
     let message = format!("not all of it could be compared: {}{more}", reasons.join(", "));
-    let hint = "connect as a role that may read all of it, such as the owner or a superuser";
+    let hint = match outcome.not_compared {
+        0 => "nothing can prove such a backup but a look at what it was restored into",
+        _ => "connect as a role that may read all of it, such as the owner or a superuser",
+    };
     Failure { exit: ExitCode::Terminal, ..Failure::user("not_proven", message).hint(hint) }
         .told("not all of it could be compared, for the reasons above", hint)
 }

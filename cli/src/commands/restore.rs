@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use walwarden_contract::{dsn::Dsn, quote};
 
 use crate::{failure::Failure, output::Output, restore::steps};
 
@@ -63,6 +64,39 @@ pub struct RestoreArguments {
     pub json: bool,
 }
 
+impl RestoreArguments {
+    /// The command that was given, for a shell. A target with a password is not repeated.
+    pub fn again(&self) -> String {
+        let mut words = vec!["walwarden restore".to_owned()];
+        let path = |path: &PathBuf| quote::sh(&path.display().to_string());
+        let mut option = |flag: &str, value: Option<String>| {
+            words.extend(value.map(|value| format!("{flag} {value}")));
+        };
+        let text = |value: &Option<String>| value.as_deref().map(quote::sh);
+        option("--manifest", text(&self.manifest));
+        option("--mode", text(&self.mode));
+        option("--created-database", text(&self.created_database));
+        let open = |dsn: &String| Dsn::parse(dsn).is_ok_and(|dsn| dsn.password.is_none());
+        option("--target", self.target.as_ref().map(|dsn| if open(dsn) { quote::sh(dsn) } else { "…".into() }));
+        option("--jobs", text(&self.jobs));
+        option("--pubkey", self.pubkey.as_ref().map(path));
+        for directory in &self.pg_bin {
+            option("--pg-bin", Some(path(directory)));
+        }
+        option("--work-dir", self.work_dir.as_ref().map(path));
+        option("--api-url", text(&self.api_url));
+        let switches = [
+            (self.confirm_destructive, "--confirm-destructive"),
+            (self.prove, "--prove"),
+            (self.keep_failed, "--keep-failed"),
+            (self.refuse_superuser_target, "--refuse-superuser-target"),
+            (self.json, "--json"),
+        ];
+        words.extend(switches.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));
+        words.join(" ")
+    }
+}
+
 const AFTER_HELP: &str = "\
 Environment:
   WALWARDEN_TOKEN     the restore token (required)
@@ -90,5 +124,57 @@ pub async fn run(arguments: RestoreArguments, output: &Output) -> Result<(), Fai
     match &arguments.report {
         Some(file) => crate::restore::later::send(file, output).await,
         None => steps::run(&arguments, output).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        restore: RestoreArguments,
+    }
+
+    #[test]
+    fn the_command_that_is_printed_is_the_one_that_was_given() {
+        let given = [
+            "walwarden restore",
+            "--manifest",
+            "aa",
+            "--mode",
+            "in_place",
+            "--created-database",
+            "x",
+            "--target",
+            "postgresql://u@h/a b",
+            "--jobs",
+            "4",
+            "--pubkey",
+            "/k's.pem",
+            "--pg-bin",
+            "/a",
+            "--pg-bin",
+            "/b c",
+            "--work-dir",
+            "/w",
+            "--api-url",
+            "http://h",
+            "--confirm-destructive",
+            "--prove",
+            "--keep-failed",
+            "--refuse-superuser-target",
+            "--json",
+        ];
+        let again = Line::parse_from(given).restore.again();
+        let script = format!("walwarden() {{ shift; printf '%s\\n' \"$@\"; }}; {again}");
+        let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+        let words = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(words.lines().collect::<Vec<_>>(), given[1..]);
+        let secret = Line::parse_from(["r", "--target", "postgresql://u:hunter2@h/a"]).restore.again();
+        assert_eq!(secret, "walwarden restore --target …");
     }
 }

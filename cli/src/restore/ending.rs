@@ -8,12 +8,15 @@ use walwarden_contract::{
     exit::ExitCode,
     failure::FailureClass,
     quote,
+    token::RestoreMode,
     worker::{Finish, RestoreReport, Transition},
 };
 use walwarden_verifier::ids::shown;
 
 use super::{
-    database, download, later,
+    database, download,
+    fate::{Fate, Progress},
+    later,
     prepare::Prepared,
     prove::{self, Outcome},
     session::Reporter,
@@ -110,17 +113,21 @@ pub async fn complete(
     Ok(())
 }
 
-/// Cleans up after a failure and reports what the control plane should know of it.
+/// Cleans up after a failure, reports what the control plane should know of it, and says what became of a target that
+/// was to be overwritten.
 pub async fn give_up(
     prepared: Prepared<'_>,
     workspace: Workspace,
     reporter: Reporter,
     stop: &Stop,
     failure: Failure,
+    progress: Progress,
     output: &Output,
 ) -> Failure {
-    let mut failure = failure;
     output.halt();
+    let mode = prepared.request.mode;
+    let mut failure = progress.fate.told(failure, mode);
+    let target = (mode == RestoreMode::InPlace).then(|| progress.fate.as_str());
     if let Some(temporary) = &prepared.plan.temporary_database {
         let drop_it = format!(
             "psql {} -c {}",
@@ -134,21 +141,34 @@ pub async fn give_up(
         }
     }
     let cancelled = failure.exit == ExitCode::Cancelled;
-    if cancelled {
-        output.state("cancelled", json!({}));
-        let last = (stop.cause() == Some(Cause::Signal)).then_some(Transition::Cancelled {});
-        reporter.end_with(last).await;
-    } else if failure.exit == ExitCode::Retryable {
+    let signalled = stop.cause() == Some(Cause::Signal);
+    if failure.exit == ExitCode::Retryable || (cancelled && signalled && !progress.fetched) {
         // Nothing is reported: the session stays good, and the same command goes on where this one stopped.
         reporter.end_with(None).await;
+        let resume = prepared.arguments.again();
+        let class = failure.class.filter(|_| !cancelled);
+        output.state(
+            "interrupted",
+            payload(&[("class", class.map(|c| c.as_str())), ("target", target), ("resume", Some(&resume))]),
+        );
+        if cancelled {
+            failure.code = "interrupted".into();
+        }
         failure.hint = Some(format!(
-            "run the same command again: it goes on with what is kept in {}",
+            "run the same command again, in the same environment: it goes on with what is kept in {}\n{resume}",
             workspace.directory().display()
         ));
         return failure;
+    }
+    if cancelled {
+        output.state("cancelled", payload(&[("target", target)]));
+        reporter.end_with(signalled.then_some(Transition::Cancelled {})).await;
+        if mode == RestoreMode::InPlace && progress.fate == Fate::Restored {
+            failure.hint = Some("nothing has to be restored again; walwarden prove compares it at any time".into());
+        }
     } else {
         let class = failure.class.unwrap_or(FailureClass::Internal);
-        output.state("failed_terminal", json!({ "class": class }));
+        output.state("failed_terminal", payload(&[("class", Some(class.as_str())), ("target", target)]));
         reporter.end_with(Some(Transition::Failed { class, detail: None })).await;
     }
     if prepared.arguments.keep_failed {
@@ -157,6 +177,12 @@ pub async fn give_up(
         workspace.remove();
     }
     failure
+}
+
+/// What is known of these.
+fn payload(fields: &[(&str, Option<&str>)]) -> serde_json::Value {
+    let known = fields.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.into())));
+    serde_json::Value::Object(known.collect())
 }
 
 async fn discard(prepared: &Prepared<'_>, temporary: &str) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command as PlainCommand, Stdio},
+    process::{Command as PlainCommand, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -23,8 +23,8 @@ pub struct Invocation<'a> {
     pub program: &'a Program,
     /// The archive.
     pub artifact: &'a Path,
-    /// Dump ids to restore, one a line.
-    pub use_list: PathBuf,
+    /// Dump ids to restore, one a line; all of the archive without.
+    pub use_list: Option<PathBuf>,
     /// Database to restore into.
     pub database: &'a str,
     /// Parallel jobs.
@@ -46,8 +46,8 @@ impl Invocation<'_> {
             "--no-password".to_owned(),
             // In this form a name with `=` is not read as a connection string.
             format!("--dbname=dbname={}", quote::conninfo(self.database)),
-            format!("--use-list={}", self.use_list.display()),
         ];
+        arguments.extend(self.use_list.iter().map(|list| format!("--use-list={}", list.display())));
         if self.clean {
             arguments.extend(["--clean".to_owned(), "--if-exists".to_owned()]);
         }
@@ -126,7 +126,7 @@ pub fn read_line(line: &str) -> Line {
         if let Some(id) = said.strip_prefix("finished item ").and_then(|rest| rest.split(' ').next()?.parse().ok()) {
             return Line::Finished(id);
         }
-        if said.starts_with("creating ") || said.starts_with("launching item ") || said.starts_with("executing ") {
+        if ["creating ", "dropping ", "launching item ", "executing "].iter().any(|start| said.starts_with(start)) {
             return Line::Begins(said.into());
         }
         return Line::Other;
@@ -139,6 +139,32 @@ pub fn read_line(line: &str) -> Line {
 
 /// Lines kept after the first complaint.
 const COMPLAINT_LINES: usize = 40;
+/// Longest wait for the rest of what a pg_restore that was ended has to say.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What pg_restore has done, as far as its end and its words tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It began nothing.
+    Nothing,
+    /// Some of it, in a transaction that it did not come to commit.
+    Uncommitted,
+    /// Some of it, for good.
+    Part,
+    /// All of it.
+    Whole,
+    /// That it did not come to tell.
+    Untold,
+}
+
+/// A run that did not end well.
+#[derive(Debug)]
+pub struct Broken {
+    /// What failed.
+    pub failure: Failure,
+    /// What was done by then.
+    pub done: Done,
+}
 
 /// Runs pg_restore to its end and tells `said` what it says. `Err` for any error or warning of it.
 pub async fn run(
@@ -146,31 +172,44 @@ pub async fn run(
     output: &Output,
     stop: &Stop,
     said: mpsc::UnboundedSender<Line>,
-) -> Result<(), Failure> {
+) -> Result<(), Broken> {
+    let not_started = |failure| Broken { failure, done: Done::Nothing };
     let mut child = invocation.command().spawn().map_err(|error| {
-        Failure::class(
+        not_started(Failure::class(
             FailureClass::Internal,
             format!("could not start {}: {error}", invocation.program.path.display()),
-        )
+        ))
     })?;
-    let stderr = child.stderr.take().ok_or_else(|| Failure::internal("pg_restore has no stderr"))?;
-    let reading = tokio::spawn(read(stderr, said));
-    let status = tokio::select! {
-        status = child.wait() => status.map_err(|error| Failure::internal(format!("pg_restore was lost: {error}")))?,
-        () = stop.signalled() => {
-            end(&mut child).await;
-            return Err(crate::stop::stopped(crate::stop::Cause::Signal));
-        }
+    let stderr = child.stderr.take().ok_or_else(|| not_started(Failure::internal("pg_restore has no stderr")))?;
+    let mut reading = tokio::spawn(read(stderr, said));
+    let ended = tokio::select! {
+        biased;
+        status = child.wait() => Some(status),
+        () = stop.signalled() => None,
     };
+    let Some(status) = ended else {
+        let status = end(&mut child).await;
+        let heard = tokio::time::timeout(LAST_WORDS, &mut reading).await;
+        reading.abort();
+        let words = heard.ok().and_then(Result::ok).and_then(Result::ok);
+        let done = done(status, words.as_ref(), invocation.single_transaction);
+        return Err(Broken { failure: crate::stop::stopped(crate::stop::Cause::Signal), done });
+    };
+    let words = match reading.await {
+        Ok(Ok(words)) => Ok(words),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let done = done(status.as_ref().ok().copied(), words.as_ref().ok(), invocation.single_transaction);
+    let broken = |failure| Broken { failure, done };
+    let status = status.map_err(|error| broken(Failure::internal(format!("pg_restore was lost: {error}"))))?;
     // What pg_restore said decides as much as how it ended: if it could not be read, nothing is known to be well.
-    let (complaints, complained) = reading
-        .await
-        .map_err(|error| Failure::internal(format!("reading what pg_restore says failed: {error}")))?
-        .map_err(|error| Failure::internal(format!("reading what pg_restore says failed: {error}")))?;
-    if status.success() && !complained {
+    let words =
+        words.map_err(|error| broken(Failure::internal(format!("reading what pg_restore says failed: {error}"))))?;
+    if status.success() && !words.complained {
         return Ok(());
     }
-    for line in &complaints {
+    for line in &words.complaints {
         output.quote(line);
     }
     let how = match status.code() {
@@ -178,44 +217,85 @@ pub async fn run(
         Some(code) => format!("ended with exit code {code}"),
         None => "was ended by a signal".to_owned(),
     };
-    let first = complaints.iter().find(|line| line.contains("error: ")).or(complaints.first());
+    let first = words.complaints.iter().find(|line| line.contains("error: ")).or(words.complaints.first());
     let cause = first.map(|line| format!(": {}", shown(line.trim_start_matches("pg_restore: ")))).unwrap_or_default();
-    Err(Failure::class(FailureClass::TargetFailed, format!("pg_restore {how}{cause}")))
+    Err(broken(Failure::class(FailureClass::TargetFailed, format!("pg_restore {how}{cause}"))))
 }
 
-/// Asks politely, then does not.
-async fn end(child: &mut Child) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return };
-    let _ = kill_process_group(group, Signal::TERM);
-    if tokio::time::timeout(Duration::from_secs(10), child.wait()).await.is_err() {
-        let _ = kill_process_group(group, Signal::KILL);
-        let _ = child.wait().await;
+/// Under --verbose each step is told before it is made, an error ends the run, and COMMIT is the last that is sent: an
+/// error at any other place comes before it.
+fn done(status: Option<ExitStatus>, words: Option<&Words>, single_transaction: bool) -> Done {
+    let exit = status.and_then(|status| status.code());
+    match (exit, words) {
+        (Some(0), _) => Done::Whole,
+        (_, Some(words)) if words.begun == 0 => Done::Nothing,
+        (Some(_), Some(words)) if single_transaction && words.failed && !words.commit_lost => Done::Uncommitted,
+        _ if single_transaction => Done::Untold,
+        (_, Some(words)) if words.begun > 1 => Done::Part,
+        _ => Done::Untold,
     }
 }
 
-/// Reads until pg_restore closes its stderr. Gives what it complained of (all lines from the first complaint on, a
-/// statement may follow) and whether it complained.
-async fn read(
-    stderr: impl AsyncRead + Unpin,
-    said: mpsc::UnboundedSender<Line>,
-) -> std::io::Result<(Vec<String>, bool)> {
+/// Asks politely, then does not.
+async fn end(child: &mut Child) -> Option<ExitStatus> {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    if let Some(group) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        let _ = kill_process_group(group, Signal::TERM);
+        if let Ok(status) = tokio::time::timeout(Duration::from_secs(10), child.wait()).await {
+            return status.ok();
+        }
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    child.wait().await.ok()
+}
+
+/// What pg_restore said.
+#[derive(Debug, Default)]
+struct Words {
+    /// All lines from the first complaint on: a statement may follow.
+    complaints: Vec<String>,
+    /// It complained.
+    complained: bool,
+    /// It told of an error.
+    failed: bool,
+    /// The connection was lost after COMMIT was sent and before it was answered.
+    commit_lost: bool,
+    /// Steps it began.
+    begun: u64,
+}
+
+impl Words {
+    fn take(&mut self, line: &str, meaning: &Line) {
+        match meaning {
+            Line::Begins(_) | Line::Data(_) => self.begun += 1,
+            Line::Complaint(text) => {
+                self.complained |= !text.starts_with("pg_restore: while ");
+                self.failed |= text.starts_with("pg_restore: error: ");
+                self.commit_lost |= text.contains("could not commit database transaction") && !text.contains("ERROR: ");
+            }
+            _ => {}
+        }
+        let complaint = matches!(meaning, Line::Complaint(_));
+        if (complaint || !self.complaints.is_empty()) && self.complaints.len() < COMPLAINT_LINES {
+            self.complaints.push(line.chars().take(400).collect());
+        }
+    }
+}
+
+/// Reads until pg_restore closes its stderr.
+async fn read(stderr: impl AsyncRead + Unpin, said: mpsc::UnboundedSender<Line>) -> std::io::Result<Words> {
     let mut stderr = BufReader::new(stderr);
-    let (mut complaints, mut complained) = (Vec::new(), false);
+    let mut words = Words::default();
     let mut bytes = Vec::new();
     while stderr.read_until(b'\n', &mut bytes).await? > 0 {
         let text = String::from_utf8_lossy(&bytes);
         let line = text.trim_end_matches('\n');
         let meaning = read_line(line);
-        let complaint = matches!(&meaning, Line::Complaint(_));
-        complained |= matches!(&meaning, Line::Complaint(text) if !text.starts_with("pg_restore: while "));
-        if (complaint || !complaints.is_empty()) && complaints.len() < COMPLAINT_LINES {
-            complaints.push(line.chars().take(400).collect());
-        }
+        words.take(line, &meaning);
         let _ = said.send(meaning);
         bytes.clear();
     }
-    Ok((complaints, complained))
+    Ok(words)
 }
 
 #[cfg(test)]
@@ -243,9 +323,47 @@ mod tests {
     async fn a_complaint_is_kept_with_what_follows() {
         let (said, _received) = mpsc::unbounded_channel();
         let text = b"pg_restore: creating TABLE \"x\"\npg_restore: while PROCESSING TOC:\npg_restore: from TOC entry 1; 1 1 TABLE x o\npg_restore: error: no\nCommand was: CREATE\n";
-        let (complaints, complained) = read(&text[..], said).await.unwrap();
-        assert!(complained);
-        assert_eq!(complaints.len(), 4);
+        let words = read(&text[..], said).await.unwrap();
+        assert!(words.complained && words.failed);
+        assert_eq!((words.complaints.len(), words.begun), (4, 1));
+    }
+
+    #[tokio::test]
+    async fn what_was_done_is_no_more_than_what_is_known() {
+        use std::os::unix::process::ExitStatusExt;
+        let exit = |code: i32| Some(ExitStatus::from_raw(code << 8));
+        let killed = Some(ExitStatus::from_raw(15));
+        let dropping = "pg_restore: dropping TABLE t\n";
+        let twice = "pg_restore: dropping TABLE t\npg_restore: creating TABLE \"public.t\"\n";
+        let failed = "pg_restore: dropping TABLE t\npg_restore: while PROCESSING TOC:\npg_restore: error: could not execute query: ERROR:  no\n";
+        let server_gone = "pg_restore: processing data for table \"public.t\"\npg_restore: error: error returned by PQputCopyData: server closed the connection unexpectedly\n";
+        let deferred = "pg_restore: dropping TABLE t\npg_restore: error: could not commit database transaction: ERROR:  violates foreign key\n";
+        let lost = "pg_restore: dropping TABLE t\npg_restore: error: could not commit database transaction: server closed the connection unexpectedly\n";
+        for (text, status, single, parallel) in [
+            ("", exit(0), Done::Whole, Done::Whole),
+            (twice, exit(0), Done::Whole, Done::Whole),
+            ("", exit(1), Done::Nothing, Done::Nothing),
+            ("", killed, Done::Nothing, Done::Nothing),
+            (dropping, exit(1), Done::Untold, Done::Untold),
+            (dropping, killed, Done::Untold, Done::Untold),
+            (twice, killed, Done::Untold, Done::Part),
+            (twice, exit(1), Done::Untold, Done::Part),
+            (twice, None, Done::Untold, Done::Part),
+            (failed, exit(1), Done::Uncommitted, Done::Untold),
+            (failed, killed, Done::Untold, Done::Untold),
+            (server_gone, exit(1), Done::Uncommitted, Done::Untold),
+            (deferred, exit(1), Done::Uncommitted, Done::Untold),
+            (lost, exit(1), Done::Untold, Done::Untold),
+        ] {
+            let (said, _received) = mpsc::unbounded_channel();
+            let words = read(text.as_bytes(), said).await.unwrap();
+            assert_eq!(
+                (done(status, Some(&words), true), done(status, Some(&words), false)),
+                (single, parallel),
+                "{text}"
+            );
+        }
+        assert_eq!(done(exit(1), None, true), Done::Untold);
     }
 
     #[test]
@@ -254,7 +372,7 @@ mod tests {
         let invocation = Invocation {
             program: &program,
             artifact: Path::new("/w/artifact.dump"),
-            use_list: "/w/list".into(),
+            use_list: Some("/w/list".into()),
             database: "host=evil dbname='x'",
             jobs: 4,
             clean: false,
@@ -262,5 +380,7 @@ mod tests {
             environment: vec![("PGPASSWORD".into(), "hunter2".into())],
         };
         insta::assert_snapshot!(invocation.arguments().join("\n"));
+        let whole = Invocation { use_list: None, ..invocation };
+        assert!(!whole.arguments().iter().any(|argument| argument.contains("list")), "{:?}", whole.arguments());
     }
 }

@@ -18,6 +18,11 @@ use walwarden_verifier::{
 use super::{guards::Request, workspace::Workspace};
 use crate::failure::Failure;
 
+/// Whether nobody has looked into the archive: there are no entries to plan with and no digests to compare with.
+pub fn is_opaque(annex: &Annex) -> bool {
+    annex.header.compression == manifest::OPAQUE
+}
+
 /// Largest annex file that is read into memory.
 const MAX_ANNEX_BYTES: u64 = 512 * 1024 * 1024;
 
@@ -220,6 +225,11 @@ fn verify_annex(file: &[u8], manifest: &VerifiedManifest) -> Result<Annex, Failu
         (
             counts.entries == contents.entries && counts.tables == contents.tables && counts.rows == contents.rows,
             "other counts",
+        ),
+        (
+            !is_opaque(&annex)
+                || (counts.entries, counts.tables, counts.sequences, counts.large_objects) == (0, 0, 0, 0),
+            "contents of an archive that nobody has read",
         ),
         (entries_digest(&annex.entries).as_deref() == Some(contents.digest.as_str()), "other entries"),
     ];

@@ -11,7 +11,7 @@ use walwarden_verifier::ids::shown;
 
 use super::{
     download,
-    evidence::Evidence,
+    evidence::{Evidence, is_opaque},
     guards::{Environment, Request},
     plan::{Plan, Wishes},
     programs::{self, Need, Program},
@@ -168,7 +168,7 @@ fn choose_program(
     evidence: &Evidence,
     facts: &Facts,
 ) -> Result<Program, Failure> {
-    let need = Need::of(&evidence.annex.header).ok_or_else(|| {
+    let need = Need::of(&evidence.annex).ok_or_else(|| {
         Failure::user(
             "archive_unknown",
             format!("archive format {} is not known to this version", shown(&evidence.annex.header.archive_version)),
@@ -178,7 +178,7 @@ fn choose_program(
     let scratch =
         tempfile::tempdir().map_err(|error| Failure::file("create a directory in", &std::env::temp_dir(), &error))?;
     let (named, found) = programs::installed(&arguments.pg_bin, environment);
-    let reads = |program: &Program| programs::reads_codec(&program.path, &need, scratch.path());
+    let reads = |program: &Program| programs::reads(&program.path, &need, scratch.path());
     programs::choose(&named, &found, &need, facts.major(), reads)
         .map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))
 }
@@ -201,13 +201,13 @@ fn refusal(plan: &Plan) -> Failure {
 }
 
 fn jobs(request: &Request, evidence: &Evidence) -> usize {
+    let data_bytes = match is_opaque(&evidence.annex) {
+        true => evidence.manifest.backup().size_bytes,
+        false => evidence.annex.tables.iter().map(|table| table.bytes).sum(),
+    };
     let default = match request.mode {
         RestoreMode::InPlace => 1,
-        RestoreMode::NewDatabase
-            if evidence.annex.tables.iter().map(|table| table.bytes).sum::<u64>() < WORTH_PARALLEL_BYTES =>
-        {
-            1
-        }
+        RestoreMode::NewDatabase if data_bytes < WORTH_PARALLEL_BYTES => 1,
         RestoreMode::NewDatabase => thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
     };
     request.jobs.unwrap_or(default)

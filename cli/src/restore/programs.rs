@@ -1,5 +1,6 @@
 //! Which pg_restore runs: the lowest installed one that reads the archive's format, that the target
-//! accepts, and that was built with the archive's compression.
+//! accepts, and that was built with the archive's compression. Of an archive that nobody has read, it is one no older
+//! than the server it came from.
 
 use std::{
     collections::BTreeSet,
@@ -7,9 +8,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use walwarden_verifier::{annex::Header, archive::put_int};
+use walwarden_verifier::{annex::Annex, archive::put_int};
 
-use super::guards::Environment;
+use super::{evidence::is_opaque, guards::Environment};
 
 /// An installed pg_restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,27 +27,44 @@ pub struct Program {
 
 /// What an archive needs of its reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
-    /// Minor archive version: 14, 15 or 16.
-    pub archive_minor: u32,
-    /// `none`, `gzip`, `zstd` or `lz4`.
-    pub codec: String,
+pub enum Need {
+    /// One that reads this.
+    Format {
+        /// Minor archive version: 14, 15 or 16.
+        archive_minor: u32,
+        /// `none`, `gzip`, `zstd` or `lz4`.
+        codec: String,
+    },
+    /// One of this major version or a later one: what pg_dump of it wrote is not known here.
+    Major(u32),
 }
 
 impl Need {
     /// What the annex says; `None` for an archive version that is not known here.
-    pub fn of(header: &Header) -> Option<Self> {
+    pub fn of(annex: &Annex) -> Option<Self> {
+        let header = &annex.header;
+        if is_opaque(annex) {
+            return Some(Self::Major(header.server_version_num / 10_000));
+        }
         let archive_minor = header.archive_version.strip_prefix("1.")?.split('.').next()?.parse().ok()?;
         let codec = header.compression.split(':').next().unwrap_or_default().to_owned();
-        ((14..=16).contains(&archive_minor)).then_some(Self { archive_minor, codec })
+        ((14..=16).contains(&archive_minor)).then_some(Self::Format { archive_minor, codec })
     }
 
     /// First major whose pg_restore reads it.
     fn first_major(&self) -> u32 {
-        match self.archive_minor {
-            14 => 14,
-            15 => 16,
-            _ => 17,
+        match self {
+            Self::Format { archive_minor: 14, .. } => 14,
+            Self::Format { archive_minor: 15, .. } => 16,
+            Self::Format { .. } => 17,
+            Self::Major(major) => *major,
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Format { archive_minor, codec } => format!("has format 1.{archive_minor} with {codec}"),
+            Self::Major(major) => format!("was written by pg_dump {major} and not read since"),
         }
     }
 }
@@ -108,30 +126,30 @@ pub fn choose(
     if first >= TRANSACTION_TIMEOUT_SINCE && target_major < TRANSACTION_TIMEOUT_SINCE {
         return Err(NoProgram {
             problem: format!(
-                "no pg_restore can do this: the archive (format 1.{}) needs version {first} or later, and a server of version {target_major} refuses those",
-                need.archive_minor
+                "no pg_restore can do this: the archive{} needs version {first} or later, and a server of version {target_major} refuses those",
+                match need {
+                    Need::Format { archive_minor, .. } => format!(" (format 1.{archive_minor})"),
+                    Need::Major(_) => String::new(),
+                }
             ),
             remedy: format!("restore into a server of version {first} or later"),
         });
     }
     let all: Vec<&Program> = named.iter().chain(found).collect();
     let package = if target_major < TRANSACTION_TIMEOUT_SINCE { first.max(target_major).min(16) } else { first };
-    let have = match all.as_slice() {
-        [] => "no pg_restore is installed here".to_owned(),
-        some if some.iter().any(|p| p.suits(need, target_major)) => {
-            format!("none of the installed pg_restore that fit was built with {}", need.codec)
+    let have = match (all.as_slice(), need) {
+        ([], _) => "no pg_restore is installed here".to_owned(),
+        (some, Need::Format { codec, .. }) if some.iter().any(|p| p.suits(need, target_major)) => {
+            format!("none of the installed pg_restore that fit was built with {codec}")
         }
-        some => {
+        (some, _) => {
             let versions: BTreeSet<u32> = some.iter().map(|program| program.major).collect();
             let versions: Vec<String> = versions.iter().map(u32::to_string).collect();
             format!("the installed pg_restore ({}) do not fit", versions.join(", "))
         }
     };
     Err(NoProgram {
-        problem: format!(
-            "{have}: the archive has format 1.{} with {}, the target is version {target_major}",
-            need.archive_minor, need.codec
-        ),
+        problem: format!("{have}: the archive {}, the target is version {target_major}", need.words()),
         remedy: format!(
             "install postgresql-client-{package} (Debian, Ubuntu) or postgresql@{package} (Homebrew), or name its directory with --pg-bin"
         ),
@@ -192,11 +210,12 @@ pub fn clean(command: &mut Command) -> &mut Command {
     command.env("LC_ALL", "C")
 }
 
-/// Whether a program was built with a codec: it lists an empty archive of that codec without complaint. Without
-/// support it only warns that no data will be available.
-pub fn reads_codec(program: &Path, need: &Need, scratch: &Path) -> bool {
+/// Whether a program was built with the codec that is needed: it lists an empty archive of that codec without
+/// complaint. Without support it only warns that no data will be available. Where no codec is known none is asked for.
+pub fn reads(program: &Path, need: &Need, scratch: &Path) -> bool {
+    let Need::Format { archive_minor, codec } = need else { return true };
     let path = scratch.join("probe.dump");
-    if crate::files::write_private(&path, &empty_archive(need)).is_err() {
+    if crate::files::write_private(&path, &empty_archive(*archive_minor, codec)).is_err() {
         return false;
     }
     let output = clean(Command::new(program).arg("--list").arg(&path)).output();
@@ -204,11 +223,11 @@ pub fn reads_codec(program: &Path, need: &Need, scratch: &Path) -> bool {
     output.is_ok_and(|output| output.status.success() && output.stderr.is_empty())
 }
 
-fn empty_archive(need: &Need) -> Vec<u8> {
-    let minor = u8::try_from(need.archive_minor).unwrap_or(16);
+fn empty_archive(archive_minor: u32, codec: &str) -> Vec<u8> {
+    let minor = u8::try_from(archive_minor).unwrap_or(16);
     let mut bytes = b"PGDMP\x01".to_vec();
     bytes.extend_from_slice(&[minor, 0, 4, 8, 1]);
-    match (minor, need.codec.as_str()) {
+    match (minor, codec) {
         (..=14, "none") => put_int(&mut bytes, 0),
         (..=14, _) => put_int(&mut bytes, 6),
         (_, "none") => bytes.push(0),
@@ -241,7 +260,7 @@ mod tests {
     }
 
     fn need(archive_minor: u32) -> Need {
-        Need { archive_minor, codec: "gzip".into() }
+        Need::Format { archive_minor, codec: "gzip".into() }
     }
 
     #[test]
@@ -266,6 +285,29 @@ mod tests {
         assert_eq!(pick(16, 18), Ok((17, 12)));
         assert!(pick(16, 16).unwrap_err().problem.contains("no pg_restore can do this"));
         assert!(pick(16, 16).unwrap_err().remedy.contains("version 17 or later"));
+    }
+
+    #[test]
+    fn what_nobody_read_needs_no_less_than_its_server() {
+        let all = [program(17, 10), program(18, 1), program(20, 0), program(19, 2)];
+        let pick = |need: &Need, target| choose(&[], &all, need, target, |_| true).map(|p| (p.major, p.minor));
+        assert_eq!(pick(&Need::Major(19), 19), Ok((19, 2)));
+        assert_eq!(pick(&Need::Major(18), 17), Ok((18, 1)));
+        let error = pick(&Need::Major(19), 16).unwrap_err();
+        assert!(
+            error.problem.contains("needs version 19 or later") && error.remedy.contains("version 19"),
+            "{error:?}"
+        );
+        let error = pick(&Need::Major(21), 21).unwrap_err();
+        assert!(
+            error
+                .problem
+                .contains("(17, 18, 19, 20) do not fit: the archive was written by pg_dump 21 and not read since")
+                && error.remedy.contains("postgresql-client-21"),
+            "{error:?}"
+        );
+        // Nothing is probed: there is no program, and yet it would do.
+        assert!(reads(Path::new("/nowhere"), &Need::Major(19), Path::new("/nowhere")));
     }
 
     #[test]
@@ -305,7 +347,7 @@ mod tests {
             for archive_minor in 14..=16 {
                 let need = need(archive_minor);
                 if program.major >= need.first_major() {
-                    assert!(reads_codec(&program.path, &need, scratch.path()), "{program:?}");
+                    assert!(reads(&program.path, &need, scratch.path()), "{program:?}");
                 }
             }
         }

@@ -86,7 +86,7 @@ async fn beat(session: JobSession, progress: Arc<Progress>, stop: Stop) {
         every.tick().await;
         let (phase, bytes, total, bytes_per_second) = progress.read();
         let total_bytes = (total > 0).then_some(total);
-        let heartbeat = Heartbeat { phase: phase.into(), bytes, total_bytes, bytes_per_second };
+        let heartbeat = Heartbeat { phase: phase.into(), bytes, total_bytes, bytes_per_second, eta_seconds: None };
         match session.heartbeat(&heartbeat).await {
             Ok(answer) if answer.action == HeartbeatAction::Cancel => stop.cancel(),
             Ok(_) => {}

@@ -17,13 +17,15 @@ use walwarden_verifier::ids::shown;
 use super::{
     artifact, database, download,
     ending::{self, Restored},
-    engine,
+    engine::{self, Done},
+    evidence::is_opaque,
+    fate::{Fate, Progress},
     guards::{self, Environment},
     later,
     prepare::{self, Prepared},
     prove::{self, Outcome},
     session::Reporter,
-    watch,
+    transaction, watch,
     workspace::{self, Workspace},
 };
 use crate::{commands::RestoreArguments, failure::Failure, format, output::Output, stop::Stop};
@@ -41,13 +43,18 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
         output.warn(warning);
     }
     let stop = Stop::install()?;
+    let mode = request.mode;
+    let untouched = |failure| Fate::Untouched.told(failure, mode);
     let client = later::client(&request.base_url)?;
-    let prepared = stop.unless(prepare::prepare(arguments, &environment, request, base, &client, output)).await?;
+    let prepared = stop
+        .unless(prepare::prepare(arguments, &environment, request, base, &client, output))
+        .await
+        .map_err(|failure| untouched(unspent(failure)))?;
     if arguments.plan {
         return Ok(());
     }
-    let workspace = Workspace::open(&prepared.base, prepared.restore_id().as_str())?;
-    prepared.evidence.keep(&workspace)?;
+    let workspace = Workspace::open(&prepared.base, prepared.restore_id().as_str()).map_err(untouched)?;
+    prepared.evidence.keep(&workspace).map_err(untouched)?;
     let (session, secret) = match claim(&prepared, &client, &workspace).await {
         Ok(claimed) => claimed,
         Err(failure) => {
@@ -55,14 +62,25 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
             if failure.exit != ExitCode::Retryable {
                 workspace.remove();
             }
-            return Err(failure);
+            return Err(untouched(failure));
         }
     };
     output.tell("claimed", &format!("{}; the token is spent", prepared.restore_id()));
     let reporter = Reporter::start(session.clone(), output.progress.clone(), stop.clone());
-    match execute(&prepared, &workspace, &session, &reporter, &stop, output).await {
-        Ok(restored) => ending::complete(prepared, workspace, reporter, &secret, restored, started, output).await,
-        Err(failure) => Err(ending::give_up(prepared, workspace, reporter, &stop, failure, output).await),
+    let mut progress = Progress::START;
+    match execute(&prepared, &workspace, &session, &reporter, &stop, &mut progress, output).await {
+        Ok(restored) => ending::complete(prepared, workspace, reporter, &secret, restored, started, output)
+            .await
+            .map_err(|failure| Fate::Restored.told(failure, mode)),
+        Err(failure) => Err(ending::give_up(prepared, workspace, reporter, &stop, failure, progress, output).await),
+    }
+}
+
+/// An interruption before the claim costs nothing.
+fn unspent(failure: Failure) -> Failure {
+    match failure.exit {
+        ExitCode::Cancelled => failure.hint("the token is unspent: run the same command again"),
+        _ => failure,
     }
 }
 
@@ -93,10 +111,12 @@ async fn execute(
     session: &JobSession,
     reporter: &Reporter,
     stop: &Stop,
+    progress: &mut Progress,
     output: &Output,
 ) -> Result<Restored, Failure> {
     let checksum_sha256 = stop.unless(fetch(prepared, workspace, session, reporter, output)).await?;
     stop.unless(async { Ok(()) }).await?;
+    progress.fetched = true;
 
     output.state("restoring", json!({}));
     reporter.step(Transition::Restoring {});
@@ -111,7 +131,7 @@ async fn execute(
         }
         None => prepared.plan.database.clone(),
     };
-    restore(prepared, workspace, &name, stop, output).await?;
+    restore(prepared, workspace, &name, stop, &mut progress.fate, output).await?;
 
     output.state("finalizing", json!({}));
     reporter.step(Transition::Finalizing {});
@@ -169,7 +189,11 @@ async fn fetch(
             ),
         ));
     }
-    let contents = artifact::check(&workspace.path(download::ARTIFACT), manifest, &prepared.evidence.annex)?;
+    let opaque = is_opaque(&prepared.evidence.annex);
+    let contents = match opaque {
+        true => artifact::Contents::default(),
+        false => artifact::check(&workspace.path(download::ARTIFACT), manifest, &prepared.evidence.annex)?,
+    };
     if let Some(missing) = contents.tablespaces.iter().find(|name| !prepared.facts.tablespaces.contains(name)) {
         return Err(Failure::class(
             FailureClass::TargetFailed,
@@ -177,7 +201,10 @@ async fn fetch(
         )
         .hint(format!("CREATE TABLESPACE {} LOCATION '…';", shown(&quote::ident(missing)))));
     }
-    output.done("signature, manifest hash, SHA-256 and contents agree");
+    output.done(match opaque {
+        true => "signature, manifest hash and SHA-256 agree; contents unread",
+        false => "signature, manifest hash, SHA-256 and contents agree",
+    });
     output.state("manifest_verified", json!({ "checksumSha256": checksum }));
     reporter.step(Transition::ManifestVerified { checksum_sha256: checksum.clone() });
     Ok(checksum)
@@ -200,6 +227,7 @@ async fn restore(
     workspace: &Workspace,
     name: &str,
     stop: &Stop,
+    fate: &mut Fate,
     output: &Output,
 ) -> Result<(), Failure> {
     let tables = &prepared.evidence.annex.tables;
@@ -214,10 +242,14 @@ async fn restore(
         let value = value.replace('\\', "\\\\").replace(' ', "\\ ");
         environment.push(("PGOPTIONS".into(), format!("-c lc_monetary={value}")));
     }
+    let use_list = match is_opaque(&prepared.evidence.annex) {
+        true => None,
+        false => Some(workspace.write("entries.list", prepared.plan.use_list().as_bytes())?),
+    };
     let invocation = engine::Invocation {
         program: &prepared.program,
         artifact: &workspace.path(download::ARTIFACT),
-        use_list: workspace.write("entries.list", prepared.plan.use_list().as_bytes())?,
+        use_list,
         database: name,
         jobs: prepared.jobs,
         clean: in_place,
@@ -226,16 +258,44 @@ async fn restore(
     };
     output.phase("restore", tables.iter().map(|table| table.bytes).sum());
     let (said, heard) = mpsc::unbounded_channel();
-    let (done, warnings) = tokio::join!(
+    let single = invocation.single_transaction;
+    let (ended, seen) = tokio::join!(
         engine::run(&invocation, output, stop, said),
-        watch::watch(&prepared.control, &application, tables, heard, output)
+        watch::watch(&prepared.control, &application, single, tables, heard, output)
     );
-    done?;
-    for warning in warnings {
+    if ended.is_err()
+        && in_place
+        && let Ok(control) = prepared.control().await
+    {
+        transaction::end_sessions(&control, &application).await;
+    }
+    *fate = match &ended {
+        Ok(()) => Fate::Restored,
+        Err(broken) => match broken.done {
+            Done::Nothing => Fate::Untouched,
+            Done::Uncommitted => Fate::RolledBack,
+            Done::Part => Fate::HalfRestored,
+            Done::Whole => Fate::Restored,
+            Done::Untold if single => ask(prepared, seen.transaction).await,
+            Done::Untold => Fate::PerhapsHalf,
+        },
+    };
+    ended.map_err(|broken| broken.failure)?;
+    for warning in seen.warnings {
         output.warn(&format!("the target says: {}", shown(&warning)));
     }
     output.done(&format!("pg_restore {} without error or warning", prepared.program.version));
     Ok(())
+}
+
+/// What the server says of the one transaction, where pg_restore could not tell.
+async fn ask(prepared: &Prepared<'_>, transaction: Option<transaction::TransactionId>) -> Fate {
+    let (Some(id), Ok(control)) = (transaction, prepared.control().await) else { return Fate::AllOrNothing };
+    match transaction::is_committed(&control, id).await {
+        Some(true) => Fate::Restored,
+        Some(false) => Fate::RolledBack,
+        None => Fate::AllOrNothing,
+    }
 }
 
 async fn check_proof(prepared: &Prepared<'_>, name: &str, output: &Output) -> Result<Outcome, Failure> {

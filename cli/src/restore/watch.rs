@@ -9,10 +9,15 @@ use tokio::{sync::mpsc, time};
 use tokio_postgres::Client;
 use walwarden_verifier::{annex::Table, ids::shown};
 
-use super::engine::Line;
+use super::{
+    engine::Line,
+    transaction::{self, TransactionId},
+};
 use crate::output::Output;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the id of the one transaction is asked for until it is known.
+const SEEK_EVERY: Duration = Duration::from_millis(50);
 /// A wait for a lock is named after this long.
 const BLOCKED_AFTER: Duration = Duration::from_secs(30);
 
@@ -48,23 +53,35 @@ impl Loaded {
     }
 }
 
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The server's warnings.
+    pub warnings: BTreeSet<String>,
+    /// The one transaction, where there is one.
+    pub transaction: Option<TransactionId>,
+}
+
 /// Watches until pg_restore says no more. `client` is any connection to the server; `application` is what pg_restore's
-/// sessions are called. Gives the server's warnings.
+/// sessions are called.
 pub async fn watch(
     client: &Client,
     application: &str,
+    single_transaction: bool,
     tables: &[Table],
     mut said: mpsc::UnboundedReceiver<Line>,
     output: &Output,
-) -> Vec<String> {
+) -> Seen {
+    let mut seen = Seen::default();
     let mut loaded = Loaded::new(tables);
-    let mut warnings = BTreeSet::new();
     let mut blocked = Blocked::default();
     let parallel_data = |line: &Line| matches!(line, Line::Begins(words) if words.starts_with("launching item "));
     let mut parallel = false;
     let mut running = 0;
     let mut look = time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut seek = time::interval(SEEK_EVERY);
+    seek.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             line = said.recv() => {
@@ -78,9 +95,12 @@ pub async fn watch(
                 match line {
                     Line::Begins(words) => output.busy(&brief(&words)),
                     Line::Data(table) => output.busy(&brief(&format!("loading {table}"))),
-                    Line::ServerWarning(text) => drop(warnings.insert(text)),
+                    Line::ServerWarning(text) => drop(seen.warnings.insert(text)),
                     _ => {}
                 }
+            }
+            _ = seek.tick(), if single_transaction && seen.transaction.is_none() => {
+                seen.transaction = transaction::of_session(client, application).await;
             }
             _ = look.tick() => {
                 let Ok(sessions) = sessions(client, application).await else { continue };
@@ -93,7 +113,7 @@ pub async fn watch(
             }
         }
     }
-    warnings.into_iter().collect()
+    seen
 }
 
 fn brief(words: &str) -> String {

@@ -73,7 +73,8 @@ impl Backup {
             .chain(annex.entries.iter().cloned().map(Record::Entry))
             .chain(annex.tables.iter().cloned().map(Record::Table))
             .chain(annex.sequences.iter().cloned().map(Record::Sequence))
-            .chain(annex.large_objects.iter().cloned().map(Record::LargeObject));
+            .chain(annex.large_objects.iter().cloned().map(Record::LargeObject))
+            .chain(annex.omissions.iter().cloned().map(Record::Omission));
         for record in records {
             writer.write(&record).unwrap();
         }
@@ -99,7 +100,7 @@ impl Backup {
                 tables: survey.tables.len() as u64,
                 rows: survey.rows(),
             },
-            omissions: 0,
+            omissions: annex.omissions.len() as u64,
             retention: manifest::Retention { mode: "GOVERNANCE".into(), retain_until: AT.into() },
             started_at: AT.into(),
             snapshot_at: AT.into(),

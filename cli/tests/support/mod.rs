@@ -7,13 +7,25 @@ pub mod backup;
 pub mod postgres;
 pub mod server;
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 pub use backup::Backup;
 pub use postgres::Postgres;
 pub use server::Server;
+
+/// Waits for something that must come to pass.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited too long until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// The binary in an otherwise empty environment.
 pub fn walwarden() -> Command {

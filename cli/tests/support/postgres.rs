@@ -16,6 +16,7 @@ pub struct Postgres {
     pub major: u32,
     pub port: u16,
     server: Child,
+    settings: Vec<String>,
     directory: tempfile::TempDir,
 }
 
@@ -73,39 +74,54 @@ impl Postgres {
         )
         .unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = unprivileged(&bin.join("postgres"));
-        for setting in [
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let server = Self::serve(major, port, directory.path(), &settings);
+        let postgres = Self { major, port, server, settings, directory };
+        postgres.wait();
+        postgres
+    }
+
+    fn serve(major: u32, port: u16, directory: &Path, settings: &[String]) -> Child {
+        let mut command = unprivileged(&bin_dir(major).unwrap().join("postgres"));
+        let usual = [
             "fsync=off",
             "listen_addresses=127.0.0.1",
             "wal_level=logical",
             "max_connections=50",
             "shared_buffers=64MB",
             "autovacuum=off",
-        ] {
-            command.args(["-c", setting]);
+        ];
+        let own = [format!("port={port}"), format!("unix_socket_directories={}", directory.display())];
+        for setting in usual.into_iter().map(str::to_owned).chain(settings.iter().cloned()).chain(own) {
+            command.arg("-c").arg(setting);
         }
-        for setting in settings {
-            command.args(["-c", setting]);
-        }
-        command.args([
-            "-c",
-            &format!("port={port}"),
-            "-c",
-            &format!("unix_socket_directories={}", directory.path().display()),
-        ]);
-        let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let server = command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let postgres = Self { major, port, server, directory };
+        let log = std::fs::File::create(directory.join("log")).unwrap();
+        command.arg("-D").arg(directory.join("data")).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    fn wait(&self) {
         let begun = Instant::now();
-        while !postgres.psql("postgres", "SELECT 1").status.success() {
+        while !self.psql("postgres", "SELECT 1").status.success() {
             assert!(
                 begun.elapsed() < Duration::from_secs(30),
                 "{}",
-                std::fs::read_to_string(postgres.directory.path().join("log")).unwrap()
+                std::fs::read_to_string(self.directory.path().join("log")).unwrap()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-        postgres
+    }
+
+    /// Ends as if the machine had gone down.
+    pub fn crash(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.server);
+        rustix::process::kill_process(pid, rustix::process::Signal::QUIT).unwrap();
+        self.server.wait().unwrap();
+    }
+
+    /// Runs again, with what it had.
+    pub fn start_again(&mut self) {
+        self.server = Self::serve(self.major, self.port, self.directory.path(), &self.settings);
+        self.wait();
     }
 
     pub fn client(&self, program: &str, database: &str) -> Command {

@@ -6,8 +6,9 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -15,7 +16,27 @@ use walwarden_contract::token::{self, RestoreMode, RestorePurpose, RestoreTokenP
 
 use super::backup::{self, Backup};
 
+const PIECE_BYTES: usize = 64 << 10;
+
 pub const RESTORE: &str = "rst_01jd7z9k3m5n7p9r1t3v5x7z9a";
+
+/// Which bytes of the artifact were sent.
+#[derive(Default)]
+pub struct Sent {
+    at_all: Vec<bool>,
+    total: u64,
+    first: u64,
+}
+
+impl Sent {
+    fn note(&mut self, at: usize, bytes: usize, size: usize) {
+        self.at_all.resize(size, false);
+        let place = &mut self.at_all[at..at + bytes];
+        self.total += bytes as u64;
+        self.first += place.iter().filter(|sent| !**sent).count() as u64;
+        place.fill(true);
+    }
+}
 
 #[derive(Default)]
 pub struct Behaviour {
@@ -29,6 +50,14 @@ pub struct Behaviour {
     pub cut: AtomicU32,
     /// After so many artifact answers the next ones never end; 0 = none.
     pub stall_after: AtomicUsize,
+    /// The artifact is sent a piece at a time, with a pause of so many milliseconds after each.
+    pub pause_ms: AtomicU64,
+    /// Raised: artifact answers that are under way end.
+    pub drops: AtomicU64,
+    /// Raised: URLs of the artifact that were given before are answered 403.
+    pub expirations: AtomicU64,
+    /// What was sent of the artifact.
+    pub sent: Mutex<Sent>,
     /// Requests for the artifact so far.
     pub artifact_requests: AtomicUsize,
     /// Claims so far.
@@ -122,6 +151,12 @@ impl Server {
         served.envelope = served.envelope.replacen("\"payload\":\"e", "\"payload\":\"f", 1);
     }
 
+    /// Bytes of the artifact that were sent, and how many of them for the first time.
+    pub fn sent(&self) -> (u64, u64) {
+        let sent = self.behaviour.sent.lock().unwrap();
+        (sent.total, sent.first)
+    }
+
     pub fn reported(&self) -> Vec<Value> {
         self.behaviour.reported.lock().unwrap().clone()
     }
@@ -139,15 +174,17 @@ fn respond(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> 
     stream.write_all(body)
 }
 
-fn signed(port: u16, path: &str) -> Value {
-    json!({ "method": "GET", "url": format!("http://127.0.0.1:{port}{path}?X-Amz-Signature=s3cr3tsignature"), "headers": [["x-amz-expected-bucket-owner", "123"]], "expiresAt": "2030-01-01T00:00:00.000Z" })
+fn signed(port: u16, path: &str, serial: u64) -> Value {
+    json!({ "method": "GET", "url": format!("http://127.0.0.1:{port}{path}?X-Amz-Signature=s3cr3tsignature&serial={serial}"), "headers": [["x-amz-expected-bucket-owner", "123"]], "expiresAt": "2030-01-01T00:00:00.000Z" })
 }
 
 fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behaviour) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut request = String::new();
     reader.read_line(&mut request)?;
-    let path = request.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default().to_owned();
+    let url = request.split(' ').nth(1).unwrap_or_default();
+    let path = url.split('?').next().unwrap_or_default().to_owned();
+    let serial: Option<u64> = url.split_once("serial=").and_then(|(_, serial)| serial.parse().ok());
     let (mut length, mut range, mut owner) = (0, None, false);
     loop {
         let mut line = String::new();
@@ -183,15 +220,17 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
             let before = behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
             let stall = behaviour.stall_after.load(Ordering::Relaxed);
             if stall > 0 && before >= stall {
-                std::thread::sleep(std::time::Duration::from_secs(300));
+                std::thread::sleep(Duration::from_secs(300));
             }
             if !owner
+                || serial.is_none_or(|serial| serial < behaviour.expirations.load(Ordering::Relaxed))
                 || behaviour.forbid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
             {
                 return respond(&mut stream, "403 Forbidden", "", b"<Error/>");
             }
             let (from, to) = range.unwrap_or((0, served.artifact.len() - 1));
             let bytes = &served.artifact[from..=to];
+            let drops = behaviour.drops.load(Ordering::Relaxed);
             let sent = match behaviour.cut.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) {
                 Ok(_) => &bytes[..bytes.len() / 2],
                 Err(_) => bytes,
@@ -202,7 +241,15 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
                 "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"e\"\r\ncontent-length: {}\r\ncontent-range: bytes {from}-{to}/{total}\r\n\r\n",
                 bytes.len()
             )?;
-            return stream.write_all(sent);
+            for (piece, at) in sent.chunks(PIECE_BYTES).zip((from..).step_by(PIECE_BYTES)) {
+                if behaviour.drops.load(Ordering::Relaxed) > drops {
+                    return Ok(());
+                }
+                stream.write_all(piece)?;
+                behaviour.sent.lock().unwrap().note(at, piece.len(), total);
+                std::thread::sleep(Duration::from_millis(behaviour.pause_ms.load(Ordering::Relaxed)));
+            }
+            return Ok(());
         }
         "/worker/v1/restores/inspect" => {
             return ok(
@@ -210,7 +257,7 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
                 json!({
                     "orgId": backup::ORG, "restoreId": RESTORE, "backupId": backup::BACKUP, "databaseLabel": "shop", "purpose": "drill",
                     "mode": token::split(body["token"].as_str().unwrap_or_default()).map(|t| t.payload.mode.as_str()).unwrap_or("new_database"),
-                    "envelope": served.envelope, "annex": signed(port, "/bucket/annex"), "expiresAt": "2030-01-01T00:00:00.000Z",
+                    "envelope": served.envelope, "annex": signed(port, "/bucket/annex", 0), "expiresAt": "2030-01-01T00:00:00.000Z",
                 }),
             );
         }
@@ -230,7 +277,7 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
     match path.rsplit('/').next().unwrap_or_default() {
         "instructions" => ok(
             &mut stream,
-            json!({ "kind": "restore", "restoreId": RESTORE, "artifact": signed(port, "/bucket/artifact") }),
+            json!({ "kind": "restore", "restoreId": RESTORE, "artifact": signed(port, "/bucket/artifact", behaviour.expirations.load(Ordering::Relaxed)) }),
         ),
         "heartbeat" => {
             let action = if behaviour.cancel.load(Ordering::Relaxed) { "cancel" } else { "continue" };

@@ -123,8 +123,9 @@ pub struct ReceiptRef {
 pub struct Leftover {
     /// Object key.
     pub key: String,
-    /// Upload id.
-    pub upload_id: String,
+    /// Upload id; none where a runner had claimed the attempt and no upload was recorded: one that was created and not
+    /// recorded any more, because we were stopped in between, is found by its key.
+    pub upload_id: Option<String>,
 }
 
 /// A backup.
@@ -227,6 +228,14 @@ impl BackupJob {
     /// Key of a receipt.
     pub fn receipt_key(&self, restore: &RestoreId) -> String {
         format!("{}.receipt.{restore}.json", self.stem())
+    }
+
+    /// Notes what the attempt that ends may leave in the bucket.
+    pub(super) fn leave_upload(&mut self) {
+        let upload_id = self.upload_id.take();
+        if upload_id.is_some() || self.claim.session_sha256.is_some() {
+            self.leftovers.push(Leftover { key: self.artifact_key(), upload_id });
+        }
     }
 
     pub(crate) fn item(&self) -> Item {

@@ -34,6 +34,7 @@ impl BackupJob {
             compression: measured.compression.clone(),
             tables: measured.contents.tables,
             rows: measured.contents.rows,
+            omissions: measured.omissions,
             retain_until: sealed.retention.retain_until.clone(),
             manifest: self.manifest_summary()?,
         })
@@ -51,6 +52,7 @@ impl Domain {
                 bytes: stored.heartbeat.bytes,
                 total_bytes: stored.heartbeat.total_bytes,
                 bytes_per_second: stored.heartbeat.bytes_per_second,
+                eta_seconds: stored.heartbeat.eta_seconds,
                 at: stored.at,
             })
         } else {

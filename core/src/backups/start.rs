@@ -228,9 +228,7 @@ impl Domain {
         let mut next = record.body.clone();
         let again = class.is_retryable() && next.attempt < MAX_ATTEMPTS;
         next.failure = Some(class);
-        if let Some(upload_id) = next.upload_id.take() {
-            next.leftovers.push(Leftover { key: next.artifact_key(), upload_id });
-        }
+        next.leave_upload();
         let mut extra = Vec::new();
         if again {
             let pause = 30 * 4i64.pow(next.attempt - 1);
@@ -301,9 +299,7 @@ impl Domain {
             return Ok(record.body.clone());
         }
         let mut next = record.body.clone();
-        if let Some(upload_id) = next.upload_id.take() {
-            next.leftovers.push(Leftover { key: next.artifact_key(), upload_id });
-        }
+        next.leave_upload();
         next.next_attempt_at = None;
         next.due_at = (!next.leftovers.is_empty()).then(|| self.edge.now());
         let step = Move {
@@ -323,8 +319,14 @@ impl Domain {
             return Ok(());
         }
         let bucket = self.bucket(org, &record.body.destination_id).await?;
-        for leftover in &record.body.leftovers {
-            bucket.abort_upload(&leftover.key, &leftover.upload_id).await?;
+        for Leftover { key, upload_id } in &record.body.leftovers {
+            if let Some(upload_id) = upload_id {
+                bucket.abort_upload(key, upload_id).await?;
+            }
+            // No attempt but the one that ended uses its key.
+            for found in bucket.list_uploads(key).await?.iter().filter(|found| found.key == *key) {
+                bucket.abort_upload(key, &found.upload_id).await?;
+            }
         }
         let mut next = record.body.clone();
         next.leftovers.clear();

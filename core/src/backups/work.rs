@@ -17,14 +17,14 @@ use walwarden_verifier::{
     entry::{AssertedBy, Event},
     ids::{is_time, shown},
     jcs::MAX_INTEGER,
-    manifest::is_sha256,
+    manifest::{OPAQUE, is_sha256},
     parts,
 };
 
 use super::job::{BackupJob, Claim, Move, Started, conflict};
 use crate::{
     Domain,
-    destinations::LockMode,
+    destinations::{LockMode, S3_PART_CAP},
     error::{DomainError, Result},
     organizations::fingerprint,
     table::{Item, Record, Write, keys},
@@ -34,8 +34,6 @@ use crate::{
 pub(crate) const SILENCE_SECONDS: i64 = 120;
 /// How soon the sentinel looks after a seal.
 const SEAL_PATIENCE_SECONDS: i64 = 30;
-/// S3's most parts of one upload.
-const PART_CAP: u32 = 10_000;
 
 /// A sign of life as stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -169,6 +167,7 @@ impl Domain {
             part_digest: bucket.traits().part_digest,
             max_bytes: database.max_bytes,
             max_hours: database.max_hours,
+            omit_unreadable: database.omit_unreadable,
         })
     }
 
@@ -264,11 +263,10 @@ impl Domain {
             (Some(upload_id), BackupState::Running) => upload_id,
             _ => return Err(not_running(job)),
         };
-        let largest = walwarden_contract::parts::part_bytes(request.number, PART_CAP);
-        if !(1..=PART_CAP).contains(&request.number)
-            || request.bytes.size_bytes == 0
-            || request.bytes.size_bytes > largest
-        {
+        let bucket = self.bucket(&job.org_id, &job.destination_id).await?;
+        let cap = bucket.traits().part_cap;
+        let largest = walwarden_contract::parts::part_bytes(request.number, cap);
+        if !(1..=cap).contains(&request.number) || request.bytes.size_bytes == 0 || request.bytes.size_bytes > largest {
             return Err(DomainError::refused(
                 ErrorCode::InvalidRequest,
                 "the part does not fit the schedule",
@@ -276,7 +274,6 @@ impl Domain {
             ));
         }
         check_digest(&request.bytes)?;
-        let bucket = self.bucket(&job.org_id, &job.destination_id).await?;
         let digest = bucket.traits().part_digest;
         Ok(bucket.presign_part(
             &job.artifact_key(),
@@ -464,8 +461,8 @@ fn check_measurements(job: &BackupJob, m: &BackupMeasurements) -> std::result::R
         (job.parts_list.as_ref() == Some(&m.parts_list), "the parts list is not the one a URL was given for"),
         (job.annex.as_ref() == Some(&m.annex), "the annex is not the one a URL was given for"),
         (m.size_bytes > 0 && m.parts > 0, "an empty artifact"),
-        (m.parts <= PART_CAP && m.size_bytes >= u64::from(m.parts), "more parts than bytes, or than the cap"),
-        (m.contents.entries > 0, "an archive without contents"),
+        (m.parts <= S3_PART_CAP && m.size_bytes >= u64::from(m.parts), "more parts than bytes, or than the cap"),
+        (m.contents.entries > 0 || m.compression == OPAQUE, "an archive without contents"),
         (m.contents.tables > 0 || m.contents.rows == 0, "rows without tables"),
         (started.snapshot_at == m.snapshot_at, "the snapshot is not the one that was reported"),
         (m.annex_lines > 0 && m.annex_uncompressed_bytes > 0, "an empty annex"),

@@ -17,10 +17,15 @@ pub struct BucketConfig {
     pub access: Access,
 }
 
+/// S3's most parts of one upload ["Amazon S3 multipart upload limits"].
+pub const S3_PART_CAP: u32 = 10_000;
+/// With fewer parts than these the largest would have to be too large.
+const LEAST_PART_CAP: u32 = 20;
+
 /// What differs between providers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traits {
-    /// Most parts of one upload [S3 "Amazon S3 multipart upload limits"].
+    /// Most parts of one upload.
     pub part_cap: u32,
     /// Which digest headers bind a part's URL to its bytes.
     pub part_digest: PartDigest,
@@ -31,11 +36,11 @@ pub struct Traits {
 impl BucketConfig {
     /// What the provider can do.
     pub fn traits(&self) -> Traits {
-        match self.access {
-            Access::AwsS3 { .. } | Access::S3Compatible { .. } => {
-                Traits { part_cap: 10_000, part_digest: PartDigest::Sha256, conditional_put: true }
-            }
-        }
+        let part_cap = match self.access {
+            Access::S3Compatible { part_cap, .. } => part_cap.unwrap_or(S3_PART_CAP),
+            Access::AwsS3 { .. } => S3_PART_CAP,
+        };
+        Traits { part_cap, part_digest: PartDigest::Sha256, conditional_put: true }
     }
 
     /// Whether this is AWS itself, and not a server that speaks its protocol.
@@ -66,7 +71,7 @@ impl BucketConfig {
                 }
                 Ok(())
             }
-            Access::S3Compatible { endpoint, access_key_id, secret_access_key } => {
+            Access::S3Compatible { endpoint, access_key_id, secret_access_key, part_cap } => {
                 let region = self.region.as_bytes();
                 if region.is_empty()
                     || region.len() > 64
@@ -83,6 +88,9 @@ impl BucketConfig {
                 }
                 if secret_access_key.expose().is_empty() {
                     return invalid("the secret access key is empty");
+                }
+                if part_cap.is_some_and(|cap| !(LEAST_PART_CAP..=S3_PART_CAP).contains(&cap)) {
+                    return invalid("partCap is not 20 to 10,000");
                 }
                 endpoint_url(endpoint, net).map(|_| ())
             }
@@ -175,6 +183,7 @@ mod tests {
             endpoint: endpoint.into(),
             access_key_id: "AK".into(),
             secret_access_key: Secret::new("s"),
+            part_cap: None,
         };
         BucketConfig { bucket: "my-backups".into(), region: "us-east-1".into(), access }
     }

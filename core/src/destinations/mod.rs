@@ -21,7 +21,7 @@ mod session;
 mod uploads;
 
 pub use bucket::Bucket;
-pub use config::{Access, BucketConfig, Traits};
+pub use config::{Access, BucketConfig, S3_PART_CAP, Traits};
 pub use error::{StorageError, StorageErrorKind};
 pub use lock::{LockMode, ObservedLock};
 pub use network::{Network, http_client};

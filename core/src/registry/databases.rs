@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use walwarden_contract::{
-    api::{CreateDatabaseRequest, Database, SourceCheck},
+    api::{CreateDatabaseRequest, Database, SourceCheck, UpdateDatabaseRequest},
     dsn::Dsn,
     errors::ErrorCode,
     ids::{BackupId, CheckId, DatabaseId, DestinationId, JobId, OrgId},
@@ -65,6 +65,9 @@ pub struct DatabaseRecord {
     pub max_bytes: u64,
     /// Limit on time.
     pub max_hours: u32,
+    /// Whether it is backed up without what the role cannot read.
+    #[serde(default)]
+    pub omit_unreadable: bool,
     /// The newest source check.
     pub check_id: Option<CheckId>,
     /// Snapshot time of the newest completed backup.
@@ -79,6 +82,22 @@ impl DatabaseRecord {
     /// The item, due for the local scheduler at its next tick.
     pub(crate) fn item(&self) -> Item {
         Item::new(self).due(keys::TICK_QUEUE, self.next_tick.as_deref())
+    }
+
+    /// Sets what is given, and names what changed.
+    fn set(&mut self, settings: UpdateDatabaseRequest) -> Vec<String> {
+        let mut changed = Vec::new();
+        let mut note = |name: &str, differs: bool| {
+            if differs {
+                changed.push(name.to_owned());
+            }
+        };
+        note("retentionDays", replace(&mut self.retention_days, settings.retention_days));
+        note("compression", replace(&mut self.compression, settings.compression.map(Some)));
+        note("maxBytes", replace(&mut self.max_bytes, settings.max_bytes));
+        note("maxHours", replace(&mut self.max_hours, settings.max_hours));
+        note("omitUnreadable", replace(&mut self.omit_unreadable, settings.omit_unreadable));
+        changed
     }
 }
 
@@ -96,21 +115,14 @@ impl Domain {
         check_label(&request.name)?;
         let dsn = parse_dsn(&request.dsn)?;
         let destination = self.destination(&who.org, &request.destination_id).await?;
-        let retention_days = request.retention_days.unwrap_or(DEFAULT_RETENTION_DAYS);
-        if !(1..=3650).contains(&retention_days) {
-            return Err(invalid("retentionDays must be 1 to 3650"));
-        }
-        let level_fits = match request.compression {
-            Some(CompressionSetting::Gzip(level)) => (1..=9).contains(&level),
-            Some(CompressionSetting::Zstd(level)) => (1..=19).contains(&level),
-            None => true,
+        let settings = UpdateDatabaseRequest {
+            retention_days: request.retention_days,
+            compression: request.compression,
+            max_bytes: request.max_bytes,
+            max_hours: request.max_hours,
+            omit_unreadable: request.omit_unreadable,
         };
-        if !level_fits {
-            return Err(invalid("the compression level must be 1 to 9 for gzip, 1 to 19 for zstd"));
-        }
-        if request.max_bytes == Some(0) || request.max_hours.is_some_and(|h| h == 0 || h > 24 * 30) {
-            return Err(invalid("maxBytes must be at least 1, maxHours 1 to 720"));
-        }
+        check_settings(&settings)?;
         let id = DatabaseId::new(self.edge.now_ms() as u64, self.edge.random());
         let context = dsn_context(&who.org, &id);
         let check = CheckJob::new(self, &who.org, &id);
@@ -124,10 +136,11 @@ impl Domain {
             destination_id: destination.body.info.id,
             next_tick: self.next_tick(request.schedule.as_deref())?,
             schedule: request.schedule,
-            retention_days,
-            compression: request.compression,
-            max_bytes: request.max_bytes.unwrap_or(DEFAULT_MAX_BYTES),
-            max_hours: request.max_hours.unwrap_or(DEFAULT_MAX_HOURS),
+            retention_days: settings.retention_days.unwrap_or(DEFAULT_RETENTION_DAYS),
+            compression: settings.compression,
+            max_bytes: settings.max_bytes.unwrap_or(DEFAULT_MAX_BYTES),
+            max_hours: settings.max_hours.unwrap_or(DEFAULT_MAX_HOURS),
+            omit_unreadable: settings.omit_unreadable.unwrap_or_default(),
             check_id: Some(check.id.clone()),
             protected_until: None,
             last_completed_backup_id: None,
@@ -211,6 +224,24 @@ impl Domain {
         self.database_shown(&who.org, id).await
     }
 
+    /// Changes settings; they hold from the next attempt on. What is as it was asked for already changes nothing.
+    pub async fn update_database(
+        &self,
+        who: &Principal,
+        id: &DatabaseId,
+        request: UpdateDatabaseRequest,
+    ) -> Result<Database> {
+        check_settings(&request)?;
+        let mut record = self.database(&who.org, id).await?;
+        let changed = record.body.set(request);
+        if !changed.is_empty() {
+            let event = Event::DatabaseUpdated { database_id: id.to_string(), changed };
+            let write = Write::Replace(record.key, record.rev, record.body.item());
+            self.log.commit(&who.org, vec![write], vec![Draft::standing(event, who.token.id.as_str())]).await?;
+        }
+        self.database_shown(&who.org, id).await
+    }
+
     pub(crate) fn next_tick(&self, schedule: Option<&str>) -> Result<Option<String>> {
         let Some(text) = schedule else { return Ok(None) };
         // It is shown to people and recorded in the log as it is.
@@ -246,6 +277,9 @@ fn database_view(record: &DatabaseRecord, check: Option<SourceCheck>) -> Databas
         next_run_at: record.next_tick.clone(),
         retention_days: record.retention_days,
         compression: record.compression,
+        max_bytes: record.max_bytes,
+        max_hours: record.max_hours,
+        omit_unreadable: record.omit_unreadable,
         check,
         protected_until: record.protected_until.clone(),
         last_completed_backup_id: record.last_completed_backup_id.clone(),
@@ -269,6 +303,35 @@ fn parse_dsn(text: &Secret) -> Result<Dsn> {
         return Err(invalid("dsn: names no user"));
     }
     Ok(dsn)
+}
+
+/// Puts a value in place of another, if there is one; gives whether they differ.
+fn replace<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
+    match value {
+        Some(value) if *place != value => {
+            *place = value;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn check_settings(settings: &UpdateDatabaseRequest) -> Result<()> {
+    if settings.retention_days.is_some_and(|days| !(1..=3650).contains(&days)) {
+        return Err(invalid("retentionDays must be 1 to 3650"));
+    }
+    let level_fits = match settings.compression {
+        Some(CompressionSetting::Gzip(level)) => (1..=9).contains(&level),
+        Some(CompressionSetting::Zstd(level)) => (1..=19).contains(&level),
+        None => true,
+    };
+    if !level_fits {
+        return Err(invalid("the compression level must be 1 to 9 for gzip, 1 to 19 for zstd"));
+    }
+    if settings.max_bytes == Some(0) || settings.max_hours.is_some_and(|h| h == 0 || h > 24 * 30) {
+        return Err(invalid("maxBytes must be at least 1, maxHours 1 to 720"));
+    }
+    Ok(())
 }
 
 fn invalid(message: &str) -> DomainError {

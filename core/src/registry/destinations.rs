@@ -64,6 +64,7 @@ impl Domain {
                 bucket: config.bucket,
                 region: config.region,
                 endpoint: None,
+                part_cap: None,
                 role_arn: None,
                 state: DestinationState::Unverified,
                 preflight: None,
@@ -79,9 +80,10 @@ impl Domain {
                 record.info.role_arn = Some(role_arn);
                 record.external_id = Some(external_id);
             }
-            DestinationAccess::S3Compatible { endpoint, access_key_id, secret_access_key } => {
+            DestinationAccess::S3Compatible { endpoint, access_key_id, secret_access_key, part_cap } => {
                 record.info.provider = "s3_compatible".into();
                 record.info.endpoint = Some(endpoint);
+                record.info.part_cap = part_cap;
                 record.access_key_id = Some(access_key_id);
                 let context = secret_context(&who.org, &id);
                 record.sealed_secret =
@@ -150,6 +152,7 @@ impl Domain {
                 endpoint: info.endpoint.clone().ok_or_else(|| missing("endpoint"))?,
                 access_key_id: record.access_key_id.clone().ok_or_else(|| missing("access key id"))?,
                 secret_access_key: Secret::new(secret),
+                part_cap: info.part_cap,
             }
         };
         Ok(BucketConfig { bucket: info.bucket.clone(), region: info.region.clone(), access })

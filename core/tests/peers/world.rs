@@ -34,6 +34,7 @@ pub fn config(server: &Seaweed, bucket: &str) -> BucketConfig {
             endpoint: server.endpoint(),
             access_key_id: server.access_key.clone(),
             secret_access_key: Secret::new(&server.secret_key),
+            part_cap: None,
         },
     }
 }

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use walwarden_contract::{
-    api::{CreateDatabaseRequest, Database, Databases, SetScheduleRequest},
+    api::{CreateDatabaseRequest, Database, Databases, SetScheduleRequest, UpdateDatabaseRequest},
     ids::{DatabaseId, JobId},
     scopes::Scope,
 };
@@ -48,6 +48,18 @@ pub async fn check(
     let check = api.domain.recheck_database(&who, &database).await?;
     api.dispatch.launch(who.org.clone(), JobId::Check(check)).await;
     Ok((StatusCode::ACCEPTED, Json(api.domain.database_shown(&who.org, &database).await?)))
+}
+
+/// Safe to repeat: settings are what was set last.
+pub async fn update(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+    bytes: Bytes,
+) -> Answer<Json<Database>> {
+    let (who, database) = reader(&api, &headers, &path, Scope::DatabasesWrite).await?;
+    let request: UpdateDatabaseRequest = body(&bytes)?;
+    Ok(Json(api.domain.update_database(&who, &database, request).await?))
 }
 
 /// Safe to repeat: the schedule is what was put last.

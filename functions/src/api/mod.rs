@@ -46,7 +46,7 @@ pub fn router(state: Api) -> Router {
         .route("/destinations/{destination}", get(destinations::read))
         .route("/destinations/{destination}/preflight", post(destinations::preflight))
         .route("/databases", get(databases::list).post(databases::create))
-        .route("/databases/{database}", get(databases::read))
+        .route("/databases/{database}", get(databases::read).patch(databases::update))
         .route("/databases/{database}/check", post(databases::check))
         .route("/databases/{database}/schedule", put(databases::set_schedule))
         .route("/databases/{database}/backups", get(backups::list).post(backups::trigger))

@@ -92,6 +92,16 @@ fn rows() -> Vec<Row> {
         },
         read("/databases/{database}", With("databases:read")),
         Row {
+            method: "PATCH",
+            path: "/databases/{database}",
+            who: With("databases:write"),
+            repeat: Safe,
+            status: 200,
+            body: r#"{"maxHours":2}"#,
+            other: "",
+            entries: &["database.updated"],
+        },
+        Row {
             method: "POST",
             path: "/databases/{database}/check",
             who: With("databases:write"),

@@ -110,6 +110,12 @@ impl Store {
         all.into_iter().filter(|(key, _)| key.starts_with(&own)).collect()
     }
 
+    /// Begins an upload past the worker protocol.
+    pub async fn begin(&self, key: &str) -> String {
+        let request = SERVER.client().create_multipart_upload().bucket(BUCKET).key(key);
+        request.send().await.unwrap().upload_id.unwrap()
+    }
+
     pub async fn abort(&self, key: &str, upload_id: &str) {
         let request = SERVER.client().abort_multipart_upload().bucket(BUCKET).key(key).upload_id(upload_id);
         request.send().await.unwrap();

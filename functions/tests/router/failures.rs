@@ -116,13 +116,21 @@ async fn the_third_failure_is_the_last() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_will_not_change_is_not_tried_again() {
-    let stack = Stack::start().await;
-    let database = stack.bucketless().await;
+    let (stack, store) = (Stack::start().await, Store::new().await);
+    let database = store.database(&stack).await;
     let id = stack.trigger(&database).await;
     let session = Session::claim(&stack, id.as_str()).await;
     assert_eq!(session.fail("source_auth_failed").await.expect(200)["state"], "failed_terminal");
     assert_eq!(session.heartbeat(1).await.expect(200)["action"], "cancel");
     assert_eq!(stack.active(&database).await, None);
+    // What it may have left in the bucket is looked for once.
+    for _ in 0..500 {
+        if stack.backup(&id).await.leftovers.is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(stack.backup(&id).await.leftovers.is_empty());
     stack.clock.forward(3600);
     assert_eq!(stack.sweep().await, Vec::<String>::new());
 }
@@ -380,6 +388,30 @@ async fn a_cancelled_upload_leaves_nothing_behind() {
     assert!(stack.backup(&id).await.leftovers.is_empty());
     stack.clock.forward(3600);
     assert_eq!(stack.sweep().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_whose_id_was_never_written_down_is_found_by_its_key() {
+    let (stack, store) = (Stack::start().await, Store::new().await);
+    let database = store.database(&stack).await;
+    let id = stack.trigger(&database).await;
+    let session = Session::claim(&stack, id.as_str()).await;
+    // We were stopped between creating it and writing its id down.
+    let job = stack.backup(&id).await;
+    store.begin(&job.artifact_key()).await;
+    // Another's is not touched.
+    let other = format!("{}.other", job.artifact_key());
+    let kept = store.begin(&other).await;
+    assert_eq!(store.unfinished(&stack).len(), 2);
+    session.fail("runner_terminated").await.expect(200);
+    for _ in 0..500 {
+        if store.unfinished(&stack).len() == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(store.unfinished(&stack), [(other.clone(), kept.clone())]);
+    store.abort(&other, &kept).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,6 +53,68 @@ async fn retention_compression_and_limits_are_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_change_one_by_one_and_hold_from_the_next_attempt_on() {
+    let (stack, store) = (Stack::start().await, Store::new().await);
+    let database = store.database(&stack).await;
+    let path = format!("/api/v1/databases/{database}");
+    let change = async |body: Value| stack.call("PATCH", &path).json(&body).send().await;
+    let size = stack.log_size().await;
+    for body in [
+        json!({ "retentionDays": 0 }),
+        json!({ "maxBytes": 0 }),
+        json!({ "maxHours": 721 }),
+        json!({ "compression": { "codec": "zstd", "level": 20 } }),
+        json!({ "omitUnreadable": "yes" }),
+        json!({ "dsn": "postgresql://u@h/d" }),
+    ] {
+        change(body).await.refused(400, "invalid_request");
+    }
+    let before = change(json!({})).await.expect(200);
+    assert_eq!((&before["omitUnreadable"], &before["maxHours"]), (&json!(false), &json!(24)));
+    assert_eq!(stack.log_size().await, size, "nothing changed");
+
+    let after =
+        change(json!({ "omitUnreadable": true, "maxBytes": 5_000_000_000u64, "maxHours": 24 })).await.expect(200);
+    assert_eq!((&after["omitUnreadable"], &after["maxBytes"]), (&json!(true), &json!(5_000_000_000u64)));
+    assert_eq!(after["retentionDays"], before["retentionDays"]);
+    let entries = stack.entries_since(size).await;
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0]["kind"], "database.updated");
+    assert_eq!(entries[0]["payload"], json!({ "databaseId": database, "changed": ["maxBytes", "omitUnreadable"] }));
+
+    let id = stack.trigger(&database).await;
+    let session = crate::workers::Session::claim(&stack, id.as_str()).await;
+    let instructions = session.instructions().await.expect(200);
+    assert_eq!((&instructions["omitUnreadable"], &instructions["maxBytes"]), (&json!(true), &json!(5_000_000_000u64)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_takes_few_parts_is_given_few_and_large_ones() {
+    let (stack, store) = (Stack::start().await, Store::new().await);
+    let mut request = store.request();
+    for cap in [json!(0), json!(19), json!(10_001), json!("20")] {
+        request["partCap"] = cap;
+        stack.post("/api/v1/destinations").fresh().json(&request).send().await.refused(400, "invalid_request");
+    }
+    request["partCap"] = json!(20);
+    let created = stack.post("/api/v1/destinations").fresh().json(&request).send().await.expect(201);
+    assert_eq!(created["partCap"], 20);
+    let destination = created["id"].as_str().unwrap();
+    stack.post(format!("/api/v1/destinations/{destination}/preflight")).send().await.expect(200);
+    let request = Stack::database_request(destination);
+    let created = stack.post("/api/v1/databases").fresh().json(&request).send().await.expect(201);
+    let database = created["id"].as_str().unwrap().parse().unwrap();
+    let id = stack.trigger(&database).await;
+    let session = crate::workers::Session::claim(&stack, id.as_str()).await;
+    session.start().await;
+    assert_eq!(session.instructions().await.expect(200)["partCap"], 20);
+    // The third part of twenty has twice the size of the first; a part beyond the cap is refused.
+    session.part(3, &vec![1; 16 << 20]).await.expect(200);
+    session.part(1, &vec![1; 16 << 20]).await.refused(400, "invalid_request");
+    session.part(21, b"x").await.refused(400, "invalid_request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_connection_string_is_refused_and_not_echoed() {
     let stack = Stack::start().await;
     let database = stack.bucketless().await;

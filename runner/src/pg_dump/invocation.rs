@@ -13,21 +13,32 @@ use std::{
 use walwarden_contract::quote;
 
 use super::programs::PgDump;
-use crate::source::Endpoint;
+use crate::source::{Endpoint, LeftOut};
 
-/// How long pg_dump waits for a table that somebody holds exclusively.
-const LOCK_WAIT: Duration = Duration::from_secs(120);
+/// Linux takes 2 MiB of arguments and environment (`ARG_MAX` at the usual stack limit).
+const MAX_ARGUMENT_BYTES: usize = 1 << 20;
 
 /// A server whose network died in the middle of a COPY is noticed after two minutes, not two hours. These have no
 /// environment variables.
 const KEEPALIVES: &str = "keepalives_idle=60 keepalives_interval=10 keepalives_count=6";
+
+/// What pg_dump is told beside where to connect.
+#[derive(Debug, Clone, Copy)]
+pub struct Wishes<'a> {
+    /// gzip level; 0 where the archive is compressed by us.
+    pub compress: u8,
+    /// How long it waits for a table that somebody holds exclusively.
+    pub lock_wait: Duration,
+    /// What it leaves out.
+    pub left_out: &'a LeftOut,
+}
 
 /// A pg_dump about to be started.
 #[derive(Debug)]
 pub struct Invocation {
     program: PathBuf,
     endpoint: Endpoint,
-    snapshot: String,
+    options: Vec<String>,
     home: PathBuf,
     roots: Option<PathBuf>,
 }
@@ -35,7 +46,13 @@ pub struct Invocation {
 impl Invocation {
     /// pg_dump of a snapshot. `private` is a directory only we can enter; the roots of trust are written there, nothing
     /// secret is.
-    pub fn new(program: &PgDump, endpoint: &Endpoint, snapshot: &str, private: &Path) -> io::Result<Self> {
+    pub fn new(
+        program: &PgDump,
+        endpoint: &Endpoint,
+        snapshot: &str,
+        wishes: Wishes<'_>,
+        private: &Path,
+    ) -> io::Result<Self> {
         let home = private.join("pg_dump");
         fs::create_dir_all(&home)?;
         fs::set_permissions(&home, fs::Permissions::from_mode(0o700))?;
@@ -46,21 +63,29 @@ impl Invocation {
             fs::write(&path, &endpoint.roots_pem)?;
             Some(path)
         };
+        let Wishes { compress, lock_wait, left_out } = wishes;
+        let mut options = vec![
+            "--format=custom".to_owned(),
+            format!("--compress={compress}"),
+            "--no-password".to_owned(),
+            format!("--snapshot={snapshot}"),
+            format!("--lock-wait-timeout={}", lock_wait.as_millis()),
+            format!("--dbname=dbname={} {KEEPALIVES}", quote::conninfo(&endpoint.database)),
+        ];
+        options.extend(left_out.tables.iter().map(|pattern| format!("--exclude-table={pattern}")));
+        options.extend(left_out.data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
+        options.extend(left_out.large_objects.then(|| "--no-blobs".to_owned()));
+        if options.iter().map(String::len).sum::<usize>() > MAX_ARGUMENT_BYTES {
+            return Err(io::Error::new(io::ErrorKind::ArgumentListTooLong, "more is to be left out than can be named"));
+        }
         let program = program.path.clone();
-        Ok(Self { program, endpoint: endpoint.clone(), snapshot: snapshot.into(), home, roots })
+        Ok(Self { program, endpoint: endpoint.clone(), options, home, roots })
     }
 
     /// The command, its output piped.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command
-            .args(["--format=custom", "--compress=0", "--no-password"])
-            .arg(format!("--snapshot={}", self.snapshot))
-            .arg(format!("--lock-wait-timeout={}", LOCK_WAIT.as_millis()))
-            .arg(format!("--dbname=dbname={} {KEEPALIVES}", quote::conninfo(&self.endpoint.database)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(&self.options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.environment(&mut command);
         command
     }
@@ -106,7 +131,7 @@ mod tests {
     use super::*;
     use crate::pg_dump::programs;
 
-    fn invocation(private: &Path) -> Invocation {
+    fn invocation(private: &Path, left_out: &LeftOut) -> Invocation {
         let endpoint = Endpoint {
             host: "db.example.com".into(),
             address: "192.0.2.7:6000".parse().unwrap(),
@@ -118,13 +143,20 @@ mod tests {
             roots_pem: "roots".into(),
         };
         let program = programs::tests_program();
-        Invocation::new(&program, &endpoint, "00000003-1", private).unwrap()
+        let wishes = Wishes { compress: 0, lock_wait: Duration::from_secs(120), left_out };
+        Invocation::new(&program, &endpoint, "00000003-1", wishes, private).unwrap()
     }
 
     #[test]
     fn arguments_hold_no_secret_and_the_environment_is_its_own() {
         let directory = tempfile::tempdir().unwrap();
-        let command = invocation(directory.path()).command();
+        let left_out = LeftOut {
+            tables: vec![r#""a"."b""#.into()],
+            data: vec![r#""a"."c""#.into()],
+            large_objects: true,
+            ..LeftOut::default()
+        };
+        let command = invocation(directory.path(), &left_out).command();
         let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
         assert_eq!(
             arguments,
@@ -135,6 +167,9 @@ mod tests {
                 "--snapshot=00000003-1",
                 "--lock-wait-timeout=120000",
                 r"--dbname=dbname='odd=\'name\\' keepalives_idle=60 keepalives_interval=10 keepalives_count=6",
+                r#"--exclude-table="a"."b""#,
+                r#"--exclude-table-data="a"."c""#,
+                "--no-blobs",
             ]
         );
         let environment: Vec<_> =

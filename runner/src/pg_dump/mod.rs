@@ -5,6 +5,6 @@ mod messages;
 mod process;
 mod programs;
 
-pub use invocation::Invocation;
+pub use invocation::{Invocation, Wishes};
 pub use process::{End, Ender, Process};
 pub use programs::{PgDump, find};

@@ -14,6 +14,7 @@
 mod batch;
 mod codec;
 mod failure;
+mod opaque;
 mod producer;
 mod worker;
 mod writer;
@@ -29,6 +30,7 @@ use std::{
 };
 
 use failure::{Failure, Stopped};
+pub use opaque::pass_on;
 use thiserror::Error;
 use walwarden_verifier::archive::{
     ArchiveError, Compression, Header, LargeObject, Limits, RowKey, TableData, TocEntry,
@@ -67,6 +69,14 @@ pub struct Progress {
     pub raw_bytes: AtomicU64,
     /// Bytes of the rewritten archive the sink took.
     pub output_bytes: AtomicU64,
+    /// What the tables whose data is dumped weigh ([`Settings::weigh`]), all together.
+    pub total_weight: AtomicU64,
+    /// What those weigh that are done.
+    pub done_weight: AtomicU64,
+    /// What the one weighs that is being dumped.
+    pub current_weight: AtomicU64,
+    /// Bytes of pg_dump's archive read when the last table was done.
+    pub done_raw_bytes: AtomicU64,
 }
 
 /// What a rewrite needs to know.
@@ -87,6 +97,8 @@ pub struct Settings<'a> {
     pub limits: Limits,
     /// Which entries' SQL the outcome keeps.
     pub keep_definition: fn(&TocEntry) -> bool,
+    /// How large the table of an entry with data is on the server's disk, as far as known: what progress is judged by.
+    pub weigh: &'a (dyn Fn(&TocEntry) -> u64 + Sync),
     /// Counters to advance.
     pub progress: &'a Progress,
     /// Set by whoever wants the rewrite to end as [`PipelineError::Cancelled`]. A read or sink call that is under way is
@@ -110,6 +122,7 @@ impl<'a> Settings<'a> {
             row_key,
             limits: Limits::default(),
             keep_definition: annex_needs_definition,
+            weigh: &|_| 0,
             progress,
             cancel,
             on_failure: &|| {},
@@ -137,8 +150,8 @@ pub struct Outcome {
     pub size_bytes: u64,
     /// Bytes of pg_dump's own archive.
     pub raw_bytes: u64,
-    /// The header as pg_dump wrote it.
-    pub header: Header,
+    /// The header as pg_dump wrote it, unless nobody read it.
+    pub header: Option<Header>,
     /// `contents.digest`.
     pub contents_digest: [u8; 32],
     /// All entries, in order; without `drop`, and `defn` only where settings keep it.
@@ -162,6 +175,9 @@ pub enum PipelineError {
     /// pg_dump's archive is not complete and well-formed, or could not be read.
     #[error("pg_dump's archive is not usable")]
     Archive(#[from] ArchiveError),
+    /// pg_dump's output could not be read.
+    #[error("reading pg_dump's output failed")]
+    Read(#[source] io::Error),
     /// The archive is well-formed but not what a piped, uncompressed pg_dump writes.
     #[error("pg_dump's archive is not what was asked for: {0}")]
     Unexpected(&'static str),
@@ -244,7 +260,7 @@ fn outcome(produced: producer::Produced, written: writer::Written) -> Outcome {
         sha256: written.sha256,
         size_bytes: written.size_bytes,
         raw_bytes: produced.raw_bytes,
-        header: produced.header,
+        header: Some(produced.header),
         contents_digest: produced.contents_digest,
         entries: produced.entries,
         tables,

@@ -6,6 +6,7 @@
 //! here too: they run many times faster than any COPY.
 
 use std::{
+    collections::HashMap,
     io::{self, Read},
     mem,
     ops::Range,
@@ -115,20 +116,34 @@ impl Producer<'_> {
         self.header(&mut reader)?;
         let mut contents = ContentsDigest::default();
         let mut entries = Vec::new();
+        let mut weights = HashMap::new();
         while let Some(mut entry) = reader.next_entry()? {
             check_entry(&entry)?;
             self.verbatim(&reader.take_transcript())?;
             contents.entry(&entry).map_err(|_| reader.malformed(Rule::Field("entry")))?;
             entry.drop = None;
+            if entry.has_data() {
+                weights.insert(entry.dump_id, (self.settings.weigh)(&entry));
+            }
             if !(self.settings.keep_definition)(&entry) {
                 entry.defn = None;
             }
             entries.push(entry);
         }
+        let progress = self.settings.progress;
+        progress.total_weight.store(weights.values().sum(), Ordering::Relaxed);
+        progress.done_raw_bytes.store(reader.offset(), Ordering::Relaxed);
         let (mut tables, mut large_objects) = (Vec::new(), Vec::new());
         while let Some(item) = reader.next_item()? {
             match item {
-                Item::Data { dump_id } => tables.push(self.table(&mut reader, dump_id, tables.len())?),
+                Item::Data { dump_id } => {
+                    let weight = weights.get(&dump_id).copied().unwrap_or_default();
+                    progress.current_weight.store(weight, Ordering::Relaxed);
+                    tables.push(self.table(&mut reader, dump_id, tables.len())?);
+                    progress.current_weight.store(0, Ordering::Relaxed);
+                    progress.done_weight.fetch_add(weight, Ordering::Relaxed);
+                    progress.done_raw_bytes.store(reader.offset(), Ordering::Relaxed);
+                }
                 Item::LargeObjects { dump_id } => {
                     self.block(BLOCK_LARGE_OBJECTS, dump_id)?;
                     while let Some(oid) = reader.next_large_object()? {

@@ -44,6 +44,8 @@ pub struct Facts {
     pub omissions: Vec<Omission>,
     /// `pg_database_size`
     pub size_bytes: u64,
+    /// Bytes of tables with their TOAST on the server's disk by OID, as of their last VACUUM or ANALYZE.
+    pub table_bytes: HashMap<u32, u64>,
     /// The server replays another's log.
     pub is_standby: bool,
     /// Relations pg_dump will lock at once.
@@ -114,6 +116,7 @@ pub(super) async fn read(client: &Client, version: &ServerVersion) -> Result<Fac
         security_definers: security_definers(client).await?,
         omissions: omissions(client, is_superuser == Some(true), is_standby).await?,
         size_bytes: size.unsigned_abs(),
+        table_bytes: table_bytes(client).await?,
         is_standby,
         relations: relations.unsigned_abs(),
         lock_room: lock_room.unsigned_abs(),
@@ -174,6 +177,16 @@ async fn database(client: &Client, version: &ServerVersion) -> Result<Database, 
         settings,
         role_settings,
     })
+}
+
+/// From the catalogue, not from the files: asking for those waits for whoever has locked a table.
+async fn table_bytes(client: &Client) -> Result<HashMap<u32, u64>, Error> {
+    let query = "SELECT c.oid, (greatest(c.relpages, 0)::int8 + coalesce(greatest(t.relpages, 0), 0)) \
+                               * current_setting('block_size')::int8 \
+                 FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid \
+                 WHERE c.relkind = 'r' AND c.relpages > 0 AND c.relnamespace <> 'pg_catalog'::regnamespace";
+    let rows = client.query(query, &[]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get::<_, i64>(1)?.unsigned_abs()))).collect()
 }
 
 /// `name=value` texts, as `pg_db_role_setting` keeps them.

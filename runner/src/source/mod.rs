@@ -3,6 +3,7 @@
 mod dial;
 mod facts;
 mod message;
+mod omit;
 mod readable;
 mod roles;
 mod session;
@@ -11,7 +12,8 @@ mod text;
 mod tls;
 mod version;
 
-pub use facts::Facts;
+pub use facts::{Facts, ObjectAddress};
+pub use omit::{DEPENDS_ON_OMITTED, LeftOut, dependent};
 pub use readable::Unreadable;
 pub use roles::{Roles, named_in_acl};
 pub use session::{APPLICATION_NAME, Endpoint, Session};

@@ -17,7 +17,7 @@ const RELATIONS: &str = "
     SELECT n.nspname, c.relname, c.relkind::text,
            has_schema_privilege(n.oid, 'USAGE'),
            has_table_privilege(c.oid, 'SELECT'),
-           c.relrowsecurity AND c.relkind = 'r' AND row_security_active(c.oid)
+           c.relrowsecurity AND c.relkind = 'r' AND row_security_active(c.oid), c.oid
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
       AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -36,6 +36,17 @@ const LARGE_OBJECTS: &str = "
       AND NOT EXISTS (SELECT FROM aclexplode(m.lomacl) a WHERE a.privilege_type = 'SELECT'
                       AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))";
 
+/// A table or sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// OID.
+    pub oid: u32,
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+}
+
 /// What the role cannot read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Unreadable {
@@ -49,6 +60,12 @@ pub struct Unreadable {
     pub row_security: Vec<(String, String)>,
     /// Large objects.
     pub large_objects: u64,
+    /// Tables that cannot be dumped at all: no SELECT, or no USAGE of their schema.
+    pub relations: Vec<Relation>,
+    /// Sequences of which the position cannot be read, for the same reasons.
+    pub positions: Vec<Relation>,
+    /// Tables that can be dumped but for their rows.
+    pub hidden: Vec<Relation>,
 }
 
 pub(super) async fn read(client: &Client) -> Result<Unreadable, Error> {
@@ -57,13 +74,21 @@ pub(super) async fn read(client: &Client) -> Result<Unreadable, Error> {
         let (schema, name, kind) = (row.text(0)?, row.text(1)?, row.text(2)?);
         // Null where the relation was dropped this moment: pg_dump will tell.
         let may = |column| row.try_get::<_, Option<bool>>(column).map(|may| may.unwrap_or(true));
-        if !may(3)? {
+        let relation = Relation { oid: row.try_get(6)?, schema: schema.clone(), name: name.clone() };
+        let (usable, readable) = (may(3)?, may(4)?);
+        let hidden = row.try_get::<_, Option<bool>>(5)? == Some(true);
+        if !usable {
             unreadable.schemas.insert(schema.clone());
         }
-        if row.try_get::<_, Option<bool>>(5)? == Some(true) {
+        if hidden {
             unreadable.row_security.push((schema.clone(), name.clone()));
         }
-        if !may(4)? {
+        match (usable && readable, kind.as_str()) {
+            (false, "S") => unreadable.positions.push(relation),
+            (false, _) => unreadable.relations.push(relation),
+            (true, _) => unreadable.hidden.push(relation),
+        }
+        if !readable {
             let by_schema = if kind == "S" { &mut unreadable.sequences } else { &mut unreadable.tables };
             by_schema.entry(schema).or_default().push(name);
         }

@@ -7,6 +7,7 @@ use walwarden_contract::time;
 
 use super::{
     facts::{self, Facts},
+    omit::{self, LeftOut},
     readable::{self, Unreadable},
     session::{Endpoint, Session},
     text::Columns,
@@ -79,6 +80,11 @@ impl Snapshot {
     /// What pg_dump would have to read and the role may not. Call after [`Self::facts`].
     pub async fn unreadable(&self) -> Result<Unreadable, Fault> {
         readable::read(&self.session.client).await.map_err(|e| self.session.fault(e))
+    }
+
+    /// What a backup without that leaves out.
+    pub async fn left_out(&self, unreadable: &Unreadable) -> Result<LeftOut, Fault> {
+        omit::read(&self.session.client, unreadable).await.map_err(|e| self.session.fault(e))
     }
 
     /// Lets go of the snapshot: pg_dump has its own hold on it. That the session has died meanwhile matters no more.

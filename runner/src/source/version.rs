@@ -1,9 +1,9 @@
 //! Server versions.
 
-use std::ops::RangeInclusive;
-
-/// Majors that can be dumped.
-const SUPPORTED: RangeInclusive<u32> = 14..=18;
+/// The oldest major that can be dumped.
+const OLDEST: u32 = 14;
+/// The newest of which we know the archives.
+const NEWEST_KNOWN: u32 = 18;
 
 /// A server's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,11 @@ impl ServerVersion {
 
     /// Whether it can be dumped at all.
     pub fn is_supported(&self) -> bool {
-        SUPPORTED.contains(&self.major())
+        self.major() >= OLDEST
+    }
+
+    /// Whether its archives are understood, and can be rewritten in flight.
+    pub fn is_known(&self) -> bool {
+        (OLDEST..=NEWEST_KNOWN).contains(&self.major())
     }
 }

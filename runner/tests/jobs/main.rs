@@ -420,21 +420,46 @@ fn sources_that_cannot_be_reached_have_their_classes() {
     assert_eq!(failure(&plane).0, "source_address_refused");
 }
 
+/// Holds a table exclusively for as long as it lives.
+struct Holder(Child);
+
+impl Holder {
+    fn of(database: &str, table: &str) -> Self {
+        use std::io::BufRead;
+        let mut psql = POSTGRES.command("psql", database);
+        psql.args(["-X", "-q", "-A", "-t"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = psql.spawn().unwrap();
+        let input = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 'held';\n");
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), input.as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "held");
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
-fn a_table_that_is_held_exclusively_is_its_own_class() {
-    // The lock's wait is two minutes: too long for a test, so only that the wait itself does no harm is seen here.
-    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
-    let mut holder = POSTGRES.command("psql", "sample");
-    holder.args([
-        "-X",
-        "-q",
-        "-c",
-        "BEGIN; LOCK TABLE sample.orders IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(2); COMMIT",
-    ]);
-    let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let (code, log) = run(&plane, BACKUP);
-    holder.wait().unwrap();
+fn a_table_that_is_held_exclusively_is_waited_for_and_then_its_own_class() {
+    POSTGRES.create_database("locked").unwrap();
+    POSTGRES.run_sql("locked", "CREATE TABLE held (n integer)").unwrap();
+    let holder = Holder::of("locked", "held");
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("locked")), no_faults);
+    let (code, log) = ended(runner(&plane, BACKUP).env("WALWARDEN_LOCK_WAIT_SECONDS", "1").spawn().unwrap());
+    assert_eq!((failure(&plane).0.as_str(), code), ("source_locked", 1), "{log}");
+
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("locked")), no_faults);
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'locked' AND wait_event_type = 'Lock'";
+    plane.wait("pg_dump to wait", |_| POSTGRES.query_one("postgres", waiting).unwrap() != "0");
+    drop(holder);
+    let (code, log) = ended(child);
     assert_eq!(code, 0, "{log}");
     check_backup(&plane);
 }
@@ -575,4 +600,149 @@ fn databases_in_other_encodings_are_dumped_as_they_are() {
         assert_eq!((setting("client_encoding"), setting("server_encoding")), (encoding, encoding));
         assert!(annex.tables[0].name.contains('\u{fffd}'));
     }
+}
+
+/// A database of which `poor` may read some.
+const PARTLY_READABLE: &str = "
+    CREATE ROLE poor_owner;
+    CREATE TABLE open (id integer PRIMARY KEY);
+    INSERT INTO open SELECT generate_series(1, 10);
+    CREATE TABLE \"se\"\"cr.et\" (id integer PRIMARY KEY);
+    INSERT INTO \"se\"\"cr.et\" SELECT generate_series(1, 10);
+    CREATE TABLE refers (id integer, secret integer CONSTRAINT to_secret REFERENCES \"se\"\"cr.et\");
+    INSERT INTO refers SELECT n, n FROM generate_series(1, 10) n;
+    CREATE VIEW on_secret AS SELECT * FROM \"se\"\"cr.et\";
+    CREATE MATERIALIZED VIEW on_view AS SELECT count(*) FROM on_secret;
+    CREATE FUNCTION of_secret() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM \"se\"\"cr.et\"; END;
+    CREATE TABLE hidden (id integer PRIMARY KEY, owner text);
+    INSERT INTO hidden SELECT n, 'x' FROM generate_series(1, 10) n;
+    ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY own ON hidden USING (owner = current_user);
+    CREATE TABLE refers_hidden (hidden integer CONSTRAINT to_hidden REFERENCES hidden);
+    INSERT INTO refers_hidden SELECT generate_series(1, 10);
+    CREATE SEQUENCE counter START 40;
+    CREATE TABLE parts (id integer) PARTITION BY RANGE (id);
+    CREATE TABLE part_one PARTITION OF parts FOR VALUES FROM (1) TO (100);
+    INSERT INTO parts SELECT generate_series(1, 10);
+    CREATE SCHEMA closed;
+    CREATE TABLE closed.inside (id integer);
+    SELECT lo_from_bytea(7001, 'text');
+    GRANT SELECT ON open, refers, on_secret, on_view, hidden, refers_hidden, part_one TO poor;";
+
+#[test]
+fn what_may_be_left_out_is_left_out_and_recorded() {
+    let password = POSTGRES.create_login("poor", "").unwrap();
+    POSTGRES.create_database("partly").unwrap();
+    POSTGRES.run_sql("partly", PARTLY_READABLE).unwrap();
+    let dsn = POSTGRES.dsn_as("poor", &password, "partly");
+
+    let mut instructions = Plane::check(&dsn);
+    let plane = Plane::start(instructions.clone(), no_faults);
+    assert_eq!(run(&plane, CHECK).0, 0);
+    let texts = |plane: &Plane, field: &str| {
+        let found = plane.calls("finish")[0][field].as_array().unwrap().clone();
+        found.iter().map(|text| text.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(texts(&plane, "problems").len() > 4);
+    let also =
+        |warnings: &[String], begins: &str| warnings.iter().any(|w| w.starts_with(begins) && w.contains("on_view"));
+    assert!(also(&texts(&plane, "warnings"), "a backup without that also lacks: "), "{:?}", texts(&plane, "warnings"));
+    instructions["omitUnreadable"] = true.into();
+    let plane = Plane::start(instructions, no_faults);
+    assert_eq!(run(&plane, CHECK).0, 0);
+    assert_eq!(texts(&plane, "problems"), [""; 0]);
+    assert!(also(&texts(&plane, "warnings"), "also left out, for it depends on that: "));
+
+    let mut instructions = Plane::backup(&dsn);
+    instructions["omitUnreadable"] = true.into();
+    let plane = Plane::start(instructions, no_faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    let annex = check_backup(&plane);
+    let mut omissions: Vec<String> = annex
+        .omissions
+        .iter()
+        .map(|o| format!("{} {}: {}", o.kind, [&*o.schema, &*o.name].join("."), o.reason))
+        .collect();
+    omissions.sort();
+    assert_eq!(
+        omissions,
+        [
+            "BLOBS .all large objects: 1 cannot be read: notReadable",
+            "FK CONSTRAINT public.refers to_secret: dependsOnOmitted",
+            "FK CONSTRAINT public.refers_hidden to_hidden: dependsOnOmitted",
+            "FUNCTION public.of_secret(): dependsOnOmitted",
+            "MATERIALIZED VIEW public.on_view: dependsOnOmitted",
+            "SEQUENCE SET public.counter: notReadable",
+            "TABLE DATA public.hidden: rowSecurity",
+            "TABLE closed.inside: notReadable",
+            "TABLE public.part_one: dependsOnOmitted",
+            "TABLE public.parts: notReadable",
+            "TABLE public.se\"cr.et: notReadable",
+            "VIEW public.on_secret: dependsOnOmitted",
+        ]
+    );
+    assert_eq!(plane.calls("finish")[0]["omissions"], annex.omissions.len());
+    let rows: Vec<_> = annex.tables.iter().map(|table| (table.name.as_str(), table.rows)).collect();
+    assert_eq!(rows, [("open", 10), ("refers", 10), ("refers_hidden", 10)]);
+
+    // What is there can be restored, without the entries that the annex names.
+    let folder = tempfile::tempdir().unwrap();
+    let (archive, list) = (folder.path().join("archive"), folder.path().join("list"));
+    std::fs::write(&archive, plane.artifact()).unwrap();
+    let named = |entry: &walwarden_verifier::annex::Entry| {
+        annex.omissions.iter().any(|o| (&o.kind, &o.schema, &o.name) == (&entry.kind, &entry.schema, &entry.name))
+    };
+    let kept = annex.entries.iter().filter(|entry| !named(entry) && entry.kind != "ACL");
+    std::fs::write(&list, kept.map(|entry| format!("{};\n", entry.dump_id)).collect::<String>()).unwrap();
+    POSTGRES.create_database("partly restored").unwrap();
+    let mut restore = POSTGRES.command("pg_restore", "postgres");
+    restore.args(["--exit-on-error", "--dbname=dbname='partly restored'"]).arg("--use-list").arg(&list).arg(&archive);
+    let output = restore.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let count = "SELECT (SELECT count(*) FROM refers) + (SELECT count(*) FROM hidden)";
+    assert_eq!(POSTGRES.query_one("partly restored", count).unwrap(), "10");
+}
+
+#[test]
+fn archives_that_are_not_to_be_understood_are_passed_on_as_they_are() {
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("sample")), no_faults);
+    let (code, log) = ended(runner(&plane, BACKUP).env("WALWARDEN_OPAQUE_MAJORS", "14, 15").spawn().unwrap());
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("passed on unread"), "{log}");
+    let measured = &plane.calls("finish")[0];
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let contents = serde_json::json!({ "digest": nothing, "entries": 0, "tables": 0, "rows": 0 });
+    assert_eq!((&measured["compression"], &measured["contents"]), (&"pg_dump".into(), &contents));
+    assert_eq!(measured["sourceDatabase"], "sample");
+    let size = AnnexSize {
+        uncompressed_bytes: measured["annexUncompressedBytes"].as_u64().unwrap(),
+        lines: measured["annexLines"].as_u64().unwrap(),
+    };
+    let annex = Annex::read(BufReader::new(&plane.object("document/annex").unwrap()[..]), size).unwrap();
+    assert_eq!((annex.header.archive_version.as_str(), annex.header.compression.as_str()), ("unknown", "pg_dump"));
+    assert_eq!((annex.entries.len(), annex.tables.len(), annex.database.name.as_str()), (0, 0, "sample"));
+    assert!(annex.roles.iter().any(|role| role.name == "sample_owner"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let (kept, own) = (folder.path().join("kept"), folder.path().join("own"));
+    std::fs::write(&kept, plane.artifact()).unwrap();
+    let output = POSTGRES.command("pg_dump", "sample").args(["-Fc", "-f"]).arg(&own).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(script(&POSTGRES, &kept), script(&POSTGRES, &own));
+}
+
+#[test]
+fn few_parts_suffice_because_they_grow() {
+    let mut instructions = Plane::backup(&POSTGRES.dsn("bulky"));
+    instructions["partCap"] = 20.into();
+    let plane = Plane::start(instructions, no_faults);
+    let (code, log) = run(&plane, BACKUP);
+    assert_eq!(code, 0, "{log}");
+    check_backup(&plane);
+    let list = PartsList::from_bytes(&plane.object("document/partsList").unwrap()).unwrap();
+    let (last, full) = list.parts.split_last().unwrap();
+    let sizes: Vec<u64> = full.iter().map(|part| part.size_bytes >> 20).collect();
+    assert!(sizes.len() >= 4 && last.size_bytes > 0, "{sizes:?}");
+    assert_eq!(sizes, [8, 8, 16, 16, 32, 32][..sizes.len()]);
 }

@@ -98,7 +98,7 @@ pub fn verify_contents(contents: &BundleContents, keys: &KeySet, supplied: Suppl
             events: contents.entries.len() as u64,
         },
         witnessed,
-        annex: facts.map(|facts| facts.found(artifact.is_some())),
+        annex: facts.map(|facts| facts.found(artifact.as_ref().is_some_and(|artifact| !artifact.opaque))),
         artifact,
         restored,
     })

@@ -83,6 +83,8 @@ pub struct Witnessed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
+    /// Kept as pg_dump wrote it: its contents were read by nobody, and what follows is `unknown` and 0.
+    pub opaque: bool,
     /// Archive format, such as `1.16`.
     pub archive_version: String,
     /// Entries in its table of contents.
@@ -151,10 +153,12 @@ impl Report {
                 witnessed.tree_size, witnessed.checkpoints
             ));
         }
-        if self.artifact.is_some() {
-            lines.push(
-                "ARTIFACT: size and SHA-256 match, contents parse and equal the manifest's; not restored.".into(),
-            );
+        if let Some(artifact) = &self.artifact {
+            let contents = match artifact.opaque {
+                true => "; kept as pg_dump wrote it, its contents were not read",
+                false => ", contents parse and equal the manifest's",
+            };
+            lines.push(format!("ARTIFACT: size and SHA-256 match{contents}; not restored."));
         }
         if let Some(annex) = &self.annex {
             let mut line = "ANNEX: size and SHA-256 match, entries and counts equal the manifest's".to_owned();

@@ -1,11 +1,13 @@
 //! The plan, made before the token is spent: the archive's entries against what the target is. Two
-//! outcomes: exact, or refused with every reason and its remedy.
+//! outcomes: exact, or refused with every reason and its remedy. Of an archive that nobody has read there are no
+//! entries: what can be known of it is checked, and the outcome is called unread.
 
 pub mod acl;
 mod containers;
 mod in_place;
 mod kinds;
 mod new_database;
+mod omitted;
 mod order;
 mod roles;
 mod widening;
@@ -15,12 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use walwarden_contract::{ids::RestoreId, token::RestoreMode};
 use walwarden_verifier::{
-    annex::{Annex, Entry},
+    annex::{Annex, Entry, Omission},
     ids::shown,
     receipt::PlanCounts,
 };
 
-use super::{database, target::facts::Facts};
+use super::{database, evidence::is_opaque, target::facts::Facts};
 use crate::format;
 
 /// Why a backup cannot be restored exactly, and what would change that.
@@ -44,7 +46,7 @@ impl Refusal {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// `exact` or `refused`.
+    /// `exact`, `refused`, or `unread` for an archive whose contents are not known.
     pub outcome: &'static str,
     /// Mode.
     pub mode: RestoreMode,
@@ -58,6 +60,8 @@ pub struct Plan {
     pub kinds: BTreeMap<String, u64>,
     /// Entries left out, with the reason.
     pub left_out: Vec<String>,
+    /// What the source had and the backup has not.
+    pub omissions: Vec<Omission>,
     /// Why not.
     pub refusals: Vec<Refusal>,
     /// What is worth knowing.
@@ -129,38 +133,60 @@ impl Plan {
         refusals.extend(kinds::check(annex, facts));
         refusals.extend(containers::check(annex, facts, new_database));
         extensions(annex, facts, &mut refusals, &mut notes);
-        let database = if new_database {
-            new_database::check(annex, facts, wishes, &mut refusals, &mut notes)
-        } else {
-            in_place::check(annex, facts, wishes, &mut refusals, &mut notes);
-            wishes.target_database.to_owned()
+        let (useless, data_lost) = omitted::entries(annex);
+        refusals.extend(data_lost);
+        let database = match (new_database, is_opaque(annex)) {
+            (true, _) => new_database::check(annex, facts, wishes, &mut refusals, &mut notes),
+            (false, true) => {
+                refusals.push(Refusal::new(
+                    "opaque_in_place",
+                    "what the archive holds is not known, and so not what it would drop in the target",
+                    "restore into a new database: --mode new_database, with a token for that mode",
+                ));
+                wishes.target_database.to_owned()
+            }
+            (false, false) => {
+                in_place::check(annex, facts, wishes, &mut refusals, &mut notes);
+                wishes.target_database.to_owned()
+            }
         };
+        if is_opaque(annex) {
+            notes.push("the archive was stored as pg_dump wrote it and never read: what it holds is not known before it is restored, and --prove can prove nothing of it".into());
+        }
         if !facts.lc_monetary_known && annex.tables.iter().any(|table| table.rows > 0) {
             notes.push("the source's lc_monetary is not known on the target: values of type money may not load, and the proof cannot compare them".into());
         }
         let mut plan = Self {
-            outcome: if refusals.is_empty() { "exact" } else { "refused" },
+            outcome: match (refusals.is_empty(), is_opaque(annex)) {
+                (false, _) => "refused",
+                (true, true) => "unread",
+                (true, false) => "exact",
+            },
             mode: wishes.mode,
             database,
             temporary_database: new_database.then(|| database::temporary_name(wishes.restore_id)),
             counts: PlanCounts::default(),
             kinds: BTreeMap::new(),
             left_out: Vec::new(),
+            omissions: annex.omissions.clone(),
             refusals,
             notes,
             dump_ids: Vec::new(),
         };
-        plan.sort_entries(annex);
+        plan.sort_entries(annex, &useless);
         if !new_database {
             plan.dump_ids = order::droppable(annex, &plan.dump_ids, &facts.inside.attached);
         }
         plan
     }
 
-    fn sort_entries(&mut self, annex: &Annex) {
+    fn sort_entries(&mut self, annex: &Annex, useless: &BTreeMap<i64, String>) {
         for entry in &annex.entries {
             *self.kinds.entry(entry.kind.clone()).or_default() += 1;
-            if !is_database_level(entry) {
+            if let Some(reason) = useless.get(&entry.dump_id) {
+                self.counts.left_out += 1;
+                self.left_out.push(format!("{}: {reason}", entry_name(entry)));
+            } else if !is_database_level(entry) {
                 self.dump_ids.push(entry.dump_id);
                 self.counts.restored += 1;
             } else if self.mode == RestoreMode::InPlace {
@@ -188,14 +214,16 @@ impl Plan {
         };
         let counts = &annex.header.counts;
         let entries = match self.counts.restored {
+            _ if is_opaque(annex) => "all of the archive".to_owned(),
             1 => "1 entry".to_owned(),
             more => format!("{} entries", format::count(more)),
         };
-        let mut lines = vec![
-            ("plan", format!("{}: {entries} {place}", self.outcome)),
-            ("", format::contents(counts.tables, counts.rows, counts.sequences, counts.large_objects)),
-        ];
+        let mut lines = vec![("plan", format!("{}: {entries} {place}", self.outcome))];
+        if !is_opaque(annex) {
+            lines.push(("", format::contents(counts.tables, counts.rows, counts.sequences, counts.large_objects)));
+        }
         lines.extend(self.left_out.iter().map(|left| ("left out", left.clone())));
+        lines.extend(lacking(&self.omissions).map(|lack| ("lacks", lack)));
         lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         for refusal in &self.refusals {
             lines.push(("refused", refusal.reason.clone()));
@@ -205,9 +233,40 @@ impl Plan {
     }
 }
 
+/// How many things that a backup lacks people are told.
+const LACKING_TOLD: usize = 20;
+
+/// What the backup lacks, by kind, name and reason.
+fn lacking(omissions: &[Omission]) -> impl Iterator<Item = String> {
+    let one = |omission: &Omission| {
+        let entry = Entry {
+            kind: omission.kind.clone(),
+            schema: omission.schema.clone(),
+            name: omission.name.clone(),
+            ..Entry::default()
+        };
+        let reason = match omission.reason.as_str() {
+            "excluded" => "left out of the backup as its owner chose".to_owned(),
+            "rowSecurity" => "row security hid rows of it when the backup was made".to_owned(),
+            "dependsOnOmitted" => "it needs something else that is not in the backup".to_owned(),
+            "notReadable" => "it could not be read when the backup was made".to_owned(),
+            other => shown(other),
+        };
+        format!("{}: {reason}", entry_name(&entry))
+    };
+    let more = omissions.len().saturating_sub(LACKING_TOLD);
+    let rest = (more > 0).then(|| format!("and {} more; --plan --json names all", format::count(more as u64)));
+    omissions.iter().take(LACKING_TOLD).map(one).chain(rest).collect::<Vec<_>>().into_iter()
+}
+
 fn extensions(annex: &Annex, facts: &Facts, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) {
-    let in_archive: BTreeSet<&str> =
-        annex.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.as_str()).collect();
+    let in_archive: BTreeSet<&str> = match is_opaque(annex) {
+        true => annex.extensions.iter().map(|extension| extension.name.as_str()).collect(),
+        false => {
+            let entries = annex.entries.iter().filter(|entry| entry.kind == "EXTENSION");
+            entries.map(|entry| entry.name.as_str()).collect()
+        }
+    };
     for name in in_archive {
         let source = annex.extensions.iter().find(|extension| extension.name == name);
         let version = source.map_or("unknown", |extension| extension.version.as_str());

@@ -6,7 +6,7 @@ use walwarden_contract::quote;
 use walwarden_verifier::{annex::Annex, ids::shown};
 
 use super::{Refusal, acl};
-use crate::restore::target::facts::Facts;
+use crate::restore::{evidence::is_opaque, target::facts::Facts};
 
 /// What a role is needed for.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ struct Uses {
     grants: u64,
     policies: u64,
     database: u64,
+    /// Of an archive that nobody has read only the owners are listed, not what they own.
+    unread: bool,
 }
 
 impl Uses {
@@ -25,12 +27,17 @@ impl Uses {
             (self.policies, "is named by policies of"),
             (self.database, "is named by properties of the database:"),
         ];
-        let parts: Vec<String> = parts
+        let counted = parts
             .iter()
             .filter(|(count, _)| *count > 0)
-            .map(|(count, verb)| format!("{verb} {}", crate::format::counted(*count, "object")))
-            .collect();
+            .map(|(count, verb)| format!("{verb} {}", crate::format::counted(*count, "object")));
+        let parts: Vec<String> =
+            self.unread.then(|| "is an owner in the backup".to_owned()).into_iter().chain(counted).collect();
         parts.join(", ")
+    }
+
+    fn owns(&self) -> bool {
+        self.owned > 0 || self.unread
     }
 }
 
@@ -60,6 +67,11 @@ fn uses(annex: &Annex, database_properties: bool) -> BTreeMap<String, Uses> {
             note(&setting.role, |uses| &mut uses.database);
         }
     }
+    if is_opaque(annex) {
+        for role in &annex.roles {
+            roles.entry(role.name.clone()).or_default().unread = true;
+        }
+    }
     roles
 }
 
@@ -84,18 +96,16 @@ pub fn check(annex: &Annex, facts: &Facts, database_properties: bool, notes: &mu
                 format!("the role \"{}\" does not exist on the target; it {}", shown(name), uses.words()),
                 format!("CREATE ROLE {} NOLOGIN;", shown(&quote::ident(name))),
             )),
-            Some(false) if !facts.superuser && uses.owned > 0 && !name.starts_with("pg_") => {
-                refusals.push(Refusal::new(
-                    "owner_not_settable",
-                    format!(
-                        "the role \"{}\" {}, and \"{}\" may not act as it",
-                        shown(name),
-                        uses.words(),
-                        shown(&facts.role)
-                    ),
-                    grant(name, facts),
-                ))
-            }
+            Some(false) if !facts.superuser && uses.owns() && !name.starts_with("pg_") => refusals.push(Refusal::new(
+                "owner_not_settable",
+                format!(
+                    "the role \"{}\" {}, and \"{}\" may not act as it",
+                    shown(name),
+                    uses.words(),
+                    shown(&facts.role)
+                ),
+                grant(name, facts),
+            )),
             Some(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-use walwarden_verifier::annex::{Counts, Database, Extension, Header, RoleSetting, Setting};
+use walwarden_verifier::annex::{Counts, Database, Extension, Header, Omission, Role, RoleSetting, Setting};
 
 use super::*;
 use crate::restore::target::{
@@ -18,7 +18,7 @@ fn entry(dump_id: i64, kind: &str, name: &str) -> Entry {
     }
 }
 
-fn annex(entries: Vec<Entry>) -> Annex {
+pub(super) fn annex(entries: Vec<Entry>) -> Annex {
     Annex {
         header: Header {
             v: String::new(),
@@ -277,4 +277,83 @@ fn owners_that_may_not_create_where_their_objects_are_are_refused() {
     assert_eq!(found(&facts, RestoreMode::NewDatabase).len(), 2, "the publication is left");
     facts.superuser = true;
     assert_eq!(found(&facts, RestoreMode::NewDatabase), []);
+}
+
+#[test]
+fn what_the_backup_lacks_is_shown() {
+    let omission = |kind: &str, schema: &str, name: &str, reason: &str| Omission {
+        kind: kind.into(),
+        schema: schema.into(),
+        name: name.into(),
+        reason: reason.into(),
+    };
+    let mut annex = annex(vec![entry(3, "TABLE", "t")]);
+    annex.omissions = vec![
+        omission("SUBSCRIPTION", "", "sub\u{1b}", "notReadable"),
+        omission("TABLE DATA", "app", "log", "excluded"),
+        omission("SCHEMA", "", "s", "some later reason"),
+        omission("TABLE DATA", "app", "t", "rowSecurity"),
+        omission("VIEW", "app", "v", "dependsOnOmitted"),
+    ];
+    annex.omissions.extend((0..30).map(|n| omission("SEQUENCE SET", "app", &format!("s{n}"), "notReadable")));
+    for mode in [RestoreMode::NewDatabase, RestoreMode::InPlace] {
+        let plan = plan(&annex, &facts(true), mode);
+        let lines = plan.lines(&annex);
+        let told: Vec<&str> =
+            lines.iter().filter(|(label, _)| *label == "lacks").map(|(_, text)| text.as_str()).collect();
+        assert_eq!(
+            told[..6],
+            [
+                "subscription sub\\u{1b}: it could not be read when the backup was made",
+                "table data app.log: left out of the backup as its owner chose",
+                "schema s: some later reason",
+                "table data app.t: row security hid rows of it when the backup was made",
+                "view app.v: it needs something else that is not in the backup",
+                "sequence set app.s0: it could not be read when the backup was made",
+            ]
+        );
+        assert_eq!((told.len(), told[20]), (21, "and 15 more; --plan --json names all"));
+        let json = serde_json::to_value(&plan).unwrap();
+        assert_eq!(json["omissions"].as_array().unwrap().len(), 35);
+        assert_eq!(json["omissions"][1]["name"], "log");
+    }
+}
+
+fn unread() -> Annex {
+    let mut annex = annex(vec![]);
+    annex.header.compression = "pg_dump".into();
+    annex.header.archive_version = "unknown".into();
+    annex.header.server_version_num = 190_001;
+    annex.header.counts = Counts::default();
+    let role = |name: &str| Role { name: name.into(), ..Role::default() };
+    annex.roles = vec![role("app_owner"), role("reader"), role("absent")];
+    annex.extensions =
+        vec![Extension { name: "vector".into(), version: "1".into(), schema: "app".into(), config_tables: vec![] }];
+    annex
+}
+
+#[test]
+fn an_archive_that_nobody_read_is_planned_with_what_is_known_of_it() {
+    let mut annex = unread();
+    let mut facts = facts(true);
+    facts.version_num = 190_000;
+    let codes = |annex: &Annex, facts: &Facts, mode| -> Vec<&'static str> {
+        plan(annex, facts, mode).refusals.iter().map(|refusal| refusal.code).collect()
+    };
+    assert_eq!(codes(&annex, &facts, RestoreMode::NewDatabase), ["role_missing", "extension_missing"]);
+    assert_eq!(codes(&annex, &facts, RestoreMode::InPlace), ["role_missing", "extension_missing", "opaque_in_place"]);
+    let refused = plan(&annex, &facts, RestoreMode::InPlace);
+    assert!(refused.refusals[2].remedy.contains("--mode new_database"), "{:?}", refused.refusals);
+    // Who is no superuser must be able to act as each owner.
+    facts.superuser = false;
+    let refusals = plan(&annex, &facts, RestoreMode::NewDatabase).refusals;
+    let owner = refusals.iter().find(|refusal| refusal.code == "owner_not_settable").unwrap();
+    assert_eq!(owner.reason, "the role \"reader\" is an owner in the backup, and \"me\" may not act as it");
+    facts.superuser = true;
+
+    annex.roles.truncate(2);
+    annex.extensions.clear();
+    let plan = plan(&annex, &facts, RestoreMode::NewDatabase);
+    assert_eq!((plan.outcome, plan.counts.restored, plan.use_list().as_str()), ("unread", 0, ""));
+    insta::assert_snapshot!(shown_plan(&plan, &annex));
 }

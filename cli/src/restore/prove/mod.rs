@@ -14,7 +14,7 @@ use serde_json::json;
 use walwarden_contract::{failure::FailureClass, token::RestoreMode};
 use walwarden_verifier::{annex::Annex, receipt};
 
-use super::target::Target;
+use super::{evidence::is_opaque, target::Target};
 use crate::{failure::Failure, format, output::Output};
 
 /// How many findings of a kind people are told.
@@ -43,6 +43,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of an archive that nobody has read: there is nothing to compare with.
+    fn of_the_unread() -> Self {
+        let why = "the backup holds no row digests: its archive was stored as pg_dump wrote it";
+        Self { not_proven: vec![("everything".into(), why.into())], ..Self::default() }
+    }
+
     /// `identical`, `different` or `notProven`.
     pub fn verdict(&self) -> &'static str {
         match (self.different.is_empty(), self.not_proven.is_empty()) {
@@ -90,6 +96,7 @@ impl Outcome {
             "different" => {
                 format!("different: {} found in {counts}", format::count(self.different.len() as u64))
             }
+            _ if self.not_compared == 0 => "not proven: nothing could be compared".to_owned(),
             _ => format!("not proven: {} could not be compared; the same: {counts}", format::count(self.not_compared)),
         });
         tell_some("differs", &self.different, output);
@@ -122,6 +129,11 @@ pub async fn run(
     money_readable: bool,
     output: &Output,
 ) -> Result<Outcome, Failure> {
+    if is_opaque(annex) {
+        let outcome = Outcome::of_the_unread();
+        output.document(&json!({ "proof": outcome, "verdict": outcome.verdict() }));
+        return Ok(outcome);
+    }
     output.phase("prove", annex.tables.iter().map(|table| table.bytes).sum());
     let connections = thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
     let outcome = compare::prove(target, database, mode, annex, money_readable, connections, output).await?;
@@ -133,4 +145,18 @@ pub async fn run(
 /// A proof that was not asked for.
 pub fn not_run() -> receipt::Proof {
     receipt::Proof { result: "notRun".into(), tables: 0, rows: 0, sequences: 0, large_objects: 0, not_compared: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_read_is_never_identical() {
+        let outcome = Outcome::of_the_unread();
+        assert_eq!((outcome.verdict(), outcome.difference().is_none()), ("notProven", true));
+        let proof = outcome.proof();
+        assert_eq!((proof.result.as_str(), proof.tables, proof.not_compared), ("notProven", 0, 0));
+        assert!(outcome.not_proven[0].1.contains("no row digests"));
+    }
 }

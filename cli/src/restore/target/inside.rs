@@ -78,7 +78,7 @@ impl Inside {
     /// Asks the connected database.
     pub async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let defaults = "SELECT coalesce(n.nspname::text, ''), d.defaclobjtype::text, d.defaclacl::text[] FROM pg_default_acl d
-                          LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE d.defaclrole = current_user::regrole";
+                          LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)";
         let default =
             |row: &tokio_postgres::Row| DefaultPrivilege { schema: row.get(0), objects: row.get(1), acl: row.get(2) };
         Ok(Self {
