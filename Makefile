@@ -47,7 +47,7 @@ lint: ## clippy, warnings refused
 fmt: ## format the sources
 	cargo fmt --all
 
-bench: ## the runner and the CLI against pg_dump and pg_restore, on 1 GB
+bench: ## the runner and the CLI against pg_dump and pg_restore, on 1 GB; then their memory on unusual shapes
 	tests/tools/install.sh
 	cargo build --release -p walwarden-runner -p walwarden-cli
 	cargo build -p walwarden-server -p walwarden-tests --bins
