@@ -6,7 +6,10 @@
 mod api;
 mod concurrency;
 mod evidence;
+mod failures;
 mod majors;
+mod pages;
+mod partial;
 mod patience;
 mod program;
 mod proof;

@@ -17,13 +17,13 @@ use walwarden_tests::{bin, tools};
 use crate::patience;
 
 /// A port nobody else takes: above the blocks of the support crate, below those of outgoing connections.
-struct Port {
-    number: u16,
+pub struct Port {
+    pub number: u16,
     _lock: File,
 }
 
 impl Port {
-    fn take() -> Port {
+    pub fn take() -> Port {
         let directory = std::env::temp_dir().join(format!("walwarden-ports-{}", rustix::process::geteuid().as_raw()));
         fs::create_dir_all(&directory).expect("a directory for locks");
         for number in 32_000..32_768 {

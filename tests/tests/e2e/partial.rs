@@ -1,0 +1,125 @@
+//! Backups that hold less than the usual: one without what its role could not read, and one of an archive that nobody
+//! read. Both say so wherever they are looked at.
+
+use std::process::Command;
+
+use serde_json::json;
+use walwarden_contract::exit::ExitCode;
+use walwarden_tests::Postgres;
+
+use crate::{
+    restore::Restore,
+    stack::{Stack, Verification},
+};
+
+/// What a role called `part_reader` may read of it, and what not: a table, and so its view, a key to it and a function
+/// over it; the rows of another, which row security hides.
+const SCHEMA: &str = "
+    CREATE TABLE open (id integer PRIMARY KEY, secret integer);
+    CREATE TABLE secret (id integer PRIMARY KEY);
+    CREATE TABLE hidden (id integer PRIMARY KEY);
+    INSERT INTO secret SELECT generate_series(1, 100);
+    INSERT INTO open SELECT n, n FROM generate_series(1, 100) n;
+    INSERT INTO hidden SELECT generate_series(1, 100);
+    ALTER TABLE open ADD CONSTRAINT to_secret FOREIGN KEY (secret) REFERENCES secret;
+    CREATE VIEW on_secret AS SELECT * FROM secret;
+    CREATE FUNCTION of_secret() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM secret; END;
+    COMMENT ON FUNCTION of_secret() IS 'goes with it';
+    ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+    GRANT SELECT ON open, hidden TO part_reader;";
+
+#[test]
+fn what_a_role_may_not_read_is_left_out_only_where_that_was_asked_for() {
+    let stack = Stack::shared();
+    let postgres = Postgres::start(*Postgres::majors_available().first().expect("a Postgres")).unwrap();
+    let password = postgres.create_login("part_reader", "").unwrap();
+    postgres.create_database("partly").unwrap();
+    postgres.run_sql("partly", SCHEMA).unwrap();
+    let dsn = postgres.dsn_as("part_reader", &password, "partly");
+
+    // Not asked for: the list, and no backup.
+    let whole = json!({ "name": "whole", "dsn": dsn, "destinationId": stack.destination });
+    let whole = crate::stack::text(&stack.api.post("/api/v1/databases", &whole).ok()["id"]);
+    let failed = stack.trigger(&whole);
+    let job = crate::patience::expect("the backup to fail", 60, || {
+        Some(stack.backup(&failed)).filter(|job| job["final"] == true)
+    });
+    assert_eq!((&job["state"], &job["failure"]["class"]), (&json!("failed_terminal"), &json!("source_permission")));
+
+    let database = stack.add_database("partly", &dsn, json!({ "omitUnreadable": true }));
+    let shown = stack.api.get(&format!("/api/v1/databases/{database}")).ok();
+    let warnings = shown["check"]["warnings"].to_string();
+    assert!(warnings.contains("left out, as omitUnreadable says: ") && warnings.contains("on_secret"), "{warnings}");
+    let backup = stack.back_up(&database);
+    assert_eq!(backup.job["artifact"]["omissions"], 5, "{:#}", backup.job);
+
+    // The manifest counts them, the annex names them, and both verify.
+    let bundle = stack.published_bundle(&backup);
+    let evidence = Verification::of(&bundle, &stack.public_keys());
+    evidence.with("artifact", &stack.artifact(&backup)).with("annex", &stack.annex(&backup)).passes();
+
+    let issued = stack.issue(&backup, Some("partly_copy"));
+    let arguments = ["--created-database", "partly_copy"];
+    let planned = Restore::new(&stack.api.url, &issued, &postgres).args(&arguments).args(&["--plan", "--json"]).run();
+    let plan = &planned.documents().pop().expect("a plan")["plan"];
+    assert_eq!(plan["omissions"].as_array().map(Vec::len), Some(5), "{plan:#}");
+    let left_out = plan["leftOut"].to_string();
+    for name in ["to_secret", "of_secret()"] {
+        assert!(left_out.contains(name), "{left_out}");
+    }
+    let restored = Restore::new(&stack.api.url, &issued, &postgres).args(&arguments).args(&["--prove"]).run();
+    restored.is_identical();
+    let counts = "SELECT (SELECT count(*) FROM open) || ' ' || (SELECT count(*) FROM hidden)";
+    assert_eq!(postgres.query_one("partly_copy", counts).unwrap(), "100 0");
+}
+
+#[test]
+fn an_archive_that_nobody_read_is_kept_and_restored_and_never_called_identical() {
+    let major = *Postgres::majors_available().first().expect("a Postgres");
+    let stack = Stack::start_with(&[("WALWARDEN_OPAQUE_MAJORS", &major.to_string())]);
+    let postgres = Postgres::start(major).unwrap();
+    postgres.create_database("unread").unwrap();
+    postgres
+        .run_sql("unread", "CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)")
+        .unwrap();
+    let database = stack.add_database("unread", &postgres.dsn("unread"), json!({}));
+    let shown = stack.api.get(&format!("/api/v1/databases/{database}")).ok();
+    assert!(shown["check"]["warnings"].to_string().contains("unread: no rows are counted"), "{shown:#}");
+    let backup = stack.back_up(&database);
+    let artifact = &backup.job["artifact"];
+    assert_eq!((&artifact["compression"], &artifact["rows"]), (&json!("pg_dump"), &json!(0)));
+
+    let bundle = stack.published_bundle(&backup);
+    let evidence = Verification::of(&bundle, &stack.public_keys());
+    let sentences = evidence.with("artifact", &stack.artifact(&backup)).with("annex", &stack.annex(&backup)).passes();
+    assert!(
+        sentences.contains("ARTIFACT: size and SHA-256 match; kept as pg_dump wrote it, its contents were not read")
+    );
+    assert!(!sentences.contains("equal the artifact's"), "{sentences}");
+    let mut other = stack.artifact(&backup);
+    *other.last_mut().expect("bytes") ^= 1;
+    Verification::of(&bundle, &stack.public_keys()).with("artifact", &other).finds_bad("artifact");
+
+    let issued = stack.issue(&backup, Some("unread_copy"));
+    let restore = Restore::new(&stack.api.url, &issued, &postgres);
+    let restored = restore.args(&["--created-database", "unread_copy", "--prove", "--json"]).run();
+    let completed = restored.state("completed").unwrap_or_else(|| panic!("{}", restored.said));
+    assert_eq!(completed["proof"]["result"], "notProven", "{completed:#}");
+    assert!(!restored.said.stderr.contains("identical: "), "{}", restored.said);
+    assert_eq!(restored.said.code, i32::from(ExitCode::Ok as u8), "{}", restored.said);
+    assert_eq!(postgres.query_one("unread_copy", "SELECT count(*) FROM t").unwrap(), "1000");
+
+    // Nothing of it can be dropped in place, for nobody knows what it would drop.
+    let request = json!({ "backupJobId": backup.id, "mode": "in_place" });
+    let answer = stack.api.post("/api/v1/restores", &request).json();
+    let mut command = Command::new(walwarden_tests::bin("walwarden"));
+    let work = tempfile::tempdir().unwrap();
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", work.path()).env("WALWARDEN_WORK_DIR", work.path());
+    command.env("WALWARDEN_BASE_URL", &stack.api.url).env("WALWARDEN_TOKEN", answer["token"].as_str().unwrap());
+    command.env("WALWARDEN_TARGET", postgres.dsn("unread")).env("WALWARDEN_PG_BIN", postgres.bin_dir());
+    command.args(["restore", "--mode", "in_place", "--confirm-destructive", "--json", "--manifest", backup.manifest()]);
+    let said = crate::program::run(&mut command);
+    assert_eq!(said.code, i32::from(ExitCode::UserError as u8), "{said}");
+    assert!(said.stdout().contains("opaque_in_place"), "{said}");
+    assert_eq!(postgres.query_one("unread", "SELECT count(*) FROM t").unwrap(), "1000");
+}
