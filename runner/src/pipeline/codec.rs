@@ -17,11 +17,6 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 const ZSTD_WINDOW_LOG: u32 = 22;
 
-/// The level of which the match finder is tuned: it spends its time waiting for memory, and with a table of short matches
-/// of 64 KiB in place of 256 it waits less beside the server and pg_dump. Matches of seven bytes make up for that in
-/// size: 1.002 times zstd's own choice on COPY text, in nine tenths of the time.
-const ZSTD_DEFAULT_LEVEL: u8 = 3;
-
 /// What a zstd frame holds by default: as much as its window.
 pub(super) const ZSTD_PIECE_BYTES: usize = 1 << ZSTD_WINDOW_LOG;
 
@@ -41,10 +36,6 @@ impl Compressor {
                 let mut compressor = ZstdCompressor::new(level.into())?;
                 compressor.set_parameter(CParameter::ChecksumFlag(true))?;
                 compressor.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
-                if level == ZSTD_DEFAULT_LEVEL {
-                    compressor.set_parameter(CParameter::MinMatch(7))?;
-                    compressor.set_parameter(CParameter::ChainLog(14))?;
-                }
                 Self::Zstd(Box::new(compressor))
             }
         })
