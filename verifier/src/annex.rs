@@ -62,9 +62,9 @@ pub struct Header {
     pub server_version_num: u32,
     /// Version of pg_dump.
     pub pg_dump_version: String,
-    /// Archive format, such as `1.16`.
+    /// Archive format, such as `1.16`; `unknown` where nobody read it.
     pub archive_version: String,
-    /// `none`, `gzip:<level>`, `zstd:<level>`.
+    /// `none`, `gzip:<level>`, `zstd:<level>`, `pg_dump`.
     pub compression: String,
     /// The server's clock before the snapshot.
     pub snapshot_at: String,

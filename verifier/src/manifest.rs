@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    archive::ContentsDigest,
     dsse::{self, Envelope, EnvelopeError, Statement},
     keys::{KeySet, KeyUse},
 };
@@ -42,7 +43,7 @@ pub struct Backup {
     pub server_version: String,
     /// pg_dump's own version.
     pub pg_dump_version: String,
-    /// How the archive's items are compressed: `none`, `gzip:<level>`, `zstd:<level>`.
+    /// How the archive's items are compressed: `none`, `gzip:<level>`, `zstd:<level>`, or [`OPAQUE`].
     pub compression: String,
     /// What the archive contains.
     pub contents: Contents,
@@ -82,6 +83,14 @@ pub struct Contents {
     pub tables: u64,
     /// Rows in all tables.
     pub rows: u64,
+}
+
+impl Contents {
+    /// Of an artifact that nobody read.
+    pub fn of_nothing() -> Self {
+        let digest = hex::encode(ContentsDigest::default().finish());
+        Self { digest, entries: 0, tables: 0, rows: 0 }
+    }
 }
 
 /// Object Lock on the artifact, as read back.
@@ -192,8 +201,7 @@ fn check(statement: &Statement<Backup>) -> Result<(), EnvelopeError> {
             "the attested checksum's algorithm is not known",
         ),
         (
-            backup.compression != OPAQUE
-                || (backup.contents.entries, backup.contents.tables, backup.contents.rows) == (0, 0, 0),
+            backup.compression != OPAQUE || backup.contents == Contents::of_nothing(),
             "an artifact that nobody read has contents",
         ),
         (is_compression(&backup.compression), "compression is not none, gzip:<level>, zstd:<level> or pg_dump"),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use walwarden_verifier::archive::ContentsDigest;
+use walwarden_verifier::archive::{ArchiveError, ContentsDigest, Place, Rule};
 
 use super::{Outcome, PipelineError, Progress};
 
@@ -47,7 +47,9 @@ where
         }
         let bytes = &buffer[..filled];
         if size_bytes == 0 && !bytes.starts_with(MAGIC) {
-            return Err(PipelineError::Unexpected("it does not begin like an archive"));
+            // As from any archive: one that was cut short is pg_dump's to explain.
+            let rule = if MAGIC.starts_with(bytes) { Rule::Truncated } else { Rule::Magic };
+            return Err(ArchiveError::Malformed { place: Place::Header, offset: 0, rule }.into());
         }
         if filled == 0 {
             break;
@@ -85,7 +87,7 @@ mod tests {
             outcome.map(|outcome| (outcome, out))
         };
         for bad in [&b""[..], b"PGDM", b"psql: error"] {
-            assert!(matches!(pass(bad), Err(PipelineError::Unexpected(_))), "{bad:?}");
+            assert!(matches!(pass(bad), Err(PipelineError::Archive(_))), "{bad:?}");
         }
         let mut archive = b"PGDMP".to_vec();
         archive.resize(BUFFER_BYTES * 2 + 7, 1);
