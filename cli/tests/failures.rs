@@ -100,7 +100,7 @@ fn an_interrupted_download_goes_on() {
     let output = stage.command().env("WALWARDEN_TOKEN", expired).arg("--prove").output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(stage.claims(), 1);
-    let ranges = stage.backup.artifact.len().div_ceil(8 << 20);
+    let ranges = stage.backup.artifact.len().div_ceil(support::server::RANGE_BYTES);
     assert_eq!(stage.server.behaviour.artifact_requests.load(Ordering::Relaxed), ranges - 2, "{before} before");
 }
 

@@ -19,6 +19,8 @@ use super::backup::{self, Backup};
 const PIECE_BYTES: usize = 64 << 10;
 
 pub const RESTORE: &str = "rst_01jd7z9k3m5n7p9r1t3v5x7z9a";
+/// What the CLI asks for at a time.
+pub const RANGE_BYTES: usize = 8 << 20;
 
 /// Which bytes of the artifact were sent.
 #[derive(Default)]
@@ -48,7 +50,7 @@ pub struct Behaviour {
     pub forbid: AtomicU32,
     /// So many artifact answers end early.
     pub cut: AtomicU32,
-    /// After so many artifact answers the next ones never end; 0 = none.
+    /// Answers with what is behind so many ranges of the artifact never come; 0 = all come.
     pub stall_after: AtomicUsize,
     /// The artifact is sent a piece at a time, with a pause of so many milliseconds after each.
     pub pause_ms: AtomicU64,
@@ -217,9 +219,10 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
         "/.well-known/walwarden-pubkey.pem" => return respond(&mut stream, "200 OK", "", served.pem.as_bytes()),
         "/bucket/annex" => return respond(&mut stream, "200 OK", "", &served.annex),
         "/bucket/artifact" => {
-            let before = behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
+            behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
+            let (from, to) = range.unwrap_or((0, served.artifact.len() - 1));
             let stall = behaviour.stall_after.load(Ordering::Relaxed);
-            if stall > 0 && before >= stall {
+            if stall > 0 && from >= stall * RANGE_BYTES {
                 std::thread::sleep(Duration::from_secs(300));
             }
             if !owner
@@ -228,7 +231,6 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
             {
                 return respond(&mut stream, "403 Forbidden", "", b"<Error/>");
             }
-            let (from, to) = range.unwrap_or((0, served.artifact.len() - 1));
             let bytes = &served.artifact[from..=to];
             let drops = behaviour.drops.load(Ordering::Relaxed);
             let sent = match behaviour.cut.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) {

@@ -124,8 +124,12 @@ fn every_changed_byte_is_found() {
     whole().with("annex", &annex).with("artifact", &flipped(&artifact, artifact.len() / 2)).finds_bad("artifact");
 
     for at in (0..bundle.len()).step_by(bundle.len() / 24) {
-        let said = Verification::of(&flipped(&bundle, at), &keys).run();
-        assert!(said.code == 1 && said.stderr.starts_with("BAD EVIDENCE: "), "byte {at} of the bundle: {said}");
+        let changed = flipped(&bundle, at);
+        let said = Verification::of(&changed, &keys).run();
+        // Deflate has many encodings of the same bytes: what was changed into another of them says the same.
+        let same = || contents(&changed) == contents(&bundle);
+        let bad = said.code == 1 && said.stderr.starts_with("BAD EVIDENCE: ");
+        assert!(bad || said.code == 0 && same(), "byte {at} of the bundle: {said}");
     }
 }
 
