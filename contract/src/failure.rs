@@ -46,7 +46,7 @@ classes! {
     SourceTlsFailed = "source_tls_failed", false, "the server does not offer the TLS that the connection string asks for; correct sslmode or the server's certificate";
     SourcePooled = "source_pooled", false, "use the direct host or a session-mode pooler: pg_dump needs a session of its own";
     SourceVersionUnsupported = "source_version_unsupported", false, "install pg_dump of the server's major version on the runner (14 or later)";
-    SourcePermission = "source_permission", false, "grant the backup role what the source check lists (most of it is in pg_read_all_data), or go without by omitUnreadable";
+    SourcePermission = "source_permission", false, "grant the backup role what the source check lists (most of it is in pg_read_all_data; row security needs BYPASSRLS), or go without by omitUnreadable";
     SourceLocked = "source_locked", true, "a session holds a lock that keeps pg_dump from reading a table; end it or back up at a quieter time";
     SourceConnectionLost = "source_connection_lost", true, "the server ended the connection during the dump; check its logs and time-outs";
     DumpFailed = "dump_failed", false, "pg_dump failed; its first message is on the runner's log, redacted";

@@ -62,7 +62,7 @@ pub struct EcsLauncher {
 }
 
 /// Variables that a runner on this machine takes from this process.
-const PASSED_ON: [&str; 10] = [
+const PASSED_ON: [&str; 11] = [
     "PATH",
     "TMPDIR",
     "SSL_CERT_FILE",
@@ -73,6 +73,7 @@ const PASSED_ON: [&str; 10] = [
     "WALWARDEN_PG_DUMP_FLOOR",
     "WALWARDEN_OPAQUE_MAJORS",
     "WALWARDEN_LOCK_WAIT_SECONDS",
+    "WALWARDEN_BUCKET_WAIT_SECONDS",
 ];
 
 /// How to run a child process.

@@ -20,7 +20,7 @@ use crate::{
     dump::{self, Dumped, Plan},
     fault::{Ended, Fault},
     progress::{Phase, Progress},
-    storage,
+    storage::{self, Bucket},
 };
 
 /// Does it, up to the accepted `finish`.
@@ -50,12 +50,12 @@ pub async fn run(
         })
         .await?;
 
-    let http = storage::client()?;
+    let bucket = Bucket::new(session, machine.bucket_wait)?;
     let (sink, uploader) = storage::channel(instructions.part_cap);
     let dump = async { Ok::<_, Ended>(prepared.dump(&plan, sink, machine, private, progress).await?) };
     // If both fail it is the upload that failed first: a dump that fails only leaves the uploader without more parts.
     let (dumped, parts) = {
-        let uploads = uploader.run(&http, session);
+        let uploads = uploader.run(&bucket);
         tokio::pin!(dump, uploads);
         tokio::select! {
             parts = &mut uploads => {
@@ -75,7 +75,7 @@ pub async fn run(
         return Err(Fault::new(FailureClass::Internal, "the parts are not as long as the artifact").into());
     }
     progress.enter(Phase::Describing);
-    let measurements = describe(dumped, &list, instructions, &http, session, private).await?;
+    let measurements = describe(dumped, &list, instructions, &bucket, private).await?;
     progress.enter(Phase::Finishing);
     session.finish(&Finish::Backup(Box::new(measurements))).await.map_err(|error| match error.code() {
         Some(ErrorCode::Unprocessable) => Fault::new(FailureClass::SealImpossible, error.to_string()).into(),
@@ -89,8 +89,7 @@ async fn describe(
     dumped: Dumped,
     list: &PartsList,
     instructions: &BackupInstructions,
-    http: &reqwest::Client,
-    session: &JobSession,
+    bucket: &Bucket,
     private: &Path,
 ) -> Result<BackupMeasurements, Ended> {
     let (annex_path, list_path) = (private.join("annex.jsonl.gz"), private.join("parts.json"));
@@ -106,8 +105,8 @@ async fn describe(
     }
     tokio::fs::write(&list_path, bytes).await.map_err(|e| Fault::internal("writing the parts list", e))?;
 
-    let annex = storage::upload_document(http, session, DocumentKind::Annex, &annex_path).await?;
-    let parts_list = storage::upload_document(http, session, DocumentKind::PartsList, &list_path).await?;
+    let annex = bucket.upload(DocumentKind::Annex, &annex_path).await?;
+    let parts_list = bucket.upload(DocumentKind::PartsList, &list_path).await?;
     let omissions = dumped.omissions().count() as u64;
     let outcome = dumped.outcome;
     Ok(BackupMeasurements {

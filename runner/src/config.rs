@@ -26,6 +26,9 @@ pub struct Machine {
     pub opaque_majors: Vec<u32>,
     /// `WALWARDEN_LOCK_WAIT_SECONDS`: how long pg_dump waits for a table that somebody holds exclusively. Default: 120.
     pub lock_wait: Duration,
+    /// `WALWARDEN_BUCKET_WAIT_SECONDS`: how long an upload is repeated while the bucket does not answer, or answers that it
+    /// cannot now. Default: 240.
+    pub bucket_wait: Duration,
 }
 
 /// One job.
@@ -45,6 +48,7 @@ pub struct Config {
 
 /// See [`Machine::lock_wait`].
 const LOCK_WAIT: Duration = Duration::from_secs(120);
+const BUCKET_WAIT: Duration = Duration::from_secs(240);
 
 /// `WALWARDEN_SOURCE_DSN`: the database that `dump-to-file` reads.
 pub const SOURCE_DSN: &str = "WALWARDEN_SOURCE_DSN";
@@ -74,15 +78,10 @@ impl Machine {
         let majors = opaque.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::parse);
         let opaque_majors =
             majors.collect::<Result<_, _>>().context("WALWARDEN_OPAQUE_MAJORS is no list of numbers")?;
-        let lock_wait = match optional("WALWARDEN_LOCK_WAIT_SECONDS")? {
-            Some(text) => match text.parse() {
-                Ok(seconds @ 1..=86_400) => Duration::from_secs(seconds),
-                _ => bail!("WALWARDEN_LOCK_WAIT_SECONDS is not 1 to 86400"),
-            },
-            None => LOCK_WAIT,
-        };
+        let lock_wait = seconds("WALWARDEN_LOCK_WAIT_SECONDS", LOCK_WAIT)?;
+        let bucket_wait = seconds("WALWARDEN_BUCKET_WAIT_SECONDS", BUCKET_WAIT)?;
         let work_dir = env::var_os("WALWARDEN_WORK_DIR").map_or_else(env::temp_dir, PathBuf::from);
-        Ok(Self { pg_bin, work_dir, threads, refuse_below_floor, opaque_majors, lock_wait })
+        Ok(Self { pg_bin, work_dir, threads, refuse_below_floor, opaque_majors, lock_wait, bucket_wait })
     }
 }
 
@@ -96,6 +95,15 @@ impl Config {
             claim_secret: Secret::new(required("WALWARDEN_CLAIM_SECRET")?),
             machine: Machine::from_env()?,
         })
+    }
+}
+
+/// One second to a day.
+fn seconds(name: &str, default: Duration) -> anyhow::Result<Duration> {
+    match optional(name)?.map(|text| text.parse()) {
+        None => Ok(default),
+        Some(Ok(seconds @ 1..=86_400)) => Ok(Duration::from_secs(seconds)),
+        Some(_) => bail!("{name} is not 1 to 86400"),
     }
 }
 

@@ -231,8 +231,15 @@ impl Prepared {
         getrandom::fill(&mut row_key).map_err(|e| Fault::internal("drawing the row key", e))?;
         let compress = if opaque { OPAQUE_GZIP_LEVEL } else { 0 };
         let wishes = Wishes { compress, lock_wait: machine.lock_wait, left_out: &left_out };
-        let invocation = Invocation::new(&pg_dump, snapshot.endpoint(), &snapshot.id, wishes, private)
-            .map_err(|e| Fault::internal("preparing pg_dump", e))?;
+        let invocation = Invocation::new(&pg_dump, snapshot.endpoint(), &snapshot.id, wishes, private).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::ArgumentListTooLong => {
+                    let what = format!("{}: more than pg_dump can be told to leave out", unreadable.summary());
+                    Fault::new(FailureClass::SourcePermission, what)
+                }
+                _ => Fault::internal("preparing pg_dump", error),
+            },
+        )?;
         let password = snapshot.endpoint().password.clone();
         let (database, server_version) = (snapshot.database.clone(), snapshot.version().clone());
         let snapshot_at = snapshot.at.clone();

@@ -134,9 +134,11 @@ pub async fn give_up(
             quote::sh(&prepared.target.redacted(prepared.target.database())),
             quote::sh(&database::drop_statement(temporary))
         );
-        if prepared.arguments.keep_failed {
+        // Before the artifact was here none was made; an earlier run, killed, may have left one all the same.
+        let made = progress.fetched;
+        if prepared.arguments.keep_failed && made {
             output.say(&format!("kept      the unfinished database; remove it with: {drop_it}"));
-        } else if discard(&prepared, temporary).await.is_err() {
+        } else if discard(&prepared, temporary).await.is_err() && made {
             output.warn(&format!("the unfinished database could not be dropped; remove it with: {drop_it}"));
         }
     }

@@ -5,45 +5,65 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{Response, header};
-use walwarden_client::worker::JobSession;
 use walwarden_contract::{
     failure::FailureClass,
     worker::{BytesDigest, DocumentKind, DocumentRequest, SignedRequest},
 };
 
 use super::{
-    Digester,
-    put::{self, Content, Stored, Target, put},
+    Bucket, Digester,
+    put::{self, Content, Stored, Target, Trouble},
 };
 use crate::fault::{Ended, Fault};
 
 /// Digests of an uploaded document.
 pub type Uploaded = BytesDigest;
 
-/// Uploads the file at `path` as that document.
-pub async fn upload(
-    http: &reqwest::Client,
-    session: &JobSession,
-    document: DocumentKind,
-    path: &Path,
-) -> Result<Uploaded, Ended> {
-    let digest = {
-        let path = path.to_owned();
-        tokio::task::spawn_blocking(move || digest(&path))
-            .await
-            .map_err(|e| Fault::internal("digesting a document", e))?
-            .map_err(|e| Fault::internal("reading a document", e))?
-    };
-    let target = Target::Document(DocumentRequest { document, bytes: digest.clone() });
-    match put(http, session, &target, Content::File(path)).await? {
-        Stored::Taken => Ok(digest),
-        Stored::AlreadyThere(refused) => {
-            compare(http, &refused, &digest).await?;
-            Ok(digest)
+impl Bucket {
+    /// Uploads the file at `path` as that document.
+    pub async fn upload(&self, document: DocumentKind, path: &Path) -> Result<Uploaded, Ended> {
+        let digest = {
+            let path = path.to_owned();
+            tokio::task::spawn_blocking(move || digest(&path))
+                .await
+                .map_err(|e| Fault::internal("digesting a document", e))?
+                .map_err(|e| Fault::internal("reading a document", e))?
+        };
+        let target = Target::Document(DocumentRequest { document, bytes: digest.clone() });
+        if let Stored::AlreadyThere(refused) = self.put(&target, Content::File(path)).await? {
+            self.compare(&target, refused, &digest).await?;
+        }
+        Ok(digest)
+    }
+
+    /// An earlier attempt's response was lost, or somebody else wrote there: the object's own words decide.
+    async fn compare(&self, target: &Target, refused: SignedRequest, digest: &BytesDigest) -> Result<(), Ended> {
+        let (mut request, mut trouble) = (refused, Trouble::default());
+        loop {
+            let Some(head) = &request.head else {
+                let what = "the document is there already and cannot be looked at";
+                return Err(Fault::new(FailureClass::StorageRefused, what).into());
+            };
+            let sent = put::signed(&self.http, head)?.timeout(Duration::from_secs(60)).send().await;
+            let (verdict, why) = match sent {
+                Ok(response) if response.status().is_success() => {
+                    if is_same(&response, digest) {
+                        return Ok(());
+                    }
+                    let what = "an object is there already under the document's name, and it is another";
+                    return Err(Fault::new(FailureClass::StorageRefused, what).into());
+                }
+                Ok(response) => put::judge(response).await,
+                Err(error) => put::unanswered(&error),
+            };
+            let why = format!("{why} when asked for a document that is there already");
+            trouble.met(verdict, why, self.wait).await?;
+            request = target.ask(&self.session).await?;
         }
     }
 }
@@ -58,27 +78,6 @@ fn digest(path: &Path) -> io::Result<BytesDigest> {
             count => digester.update(&buffer[..count]),
         }
     }
-}
-
-/// An earlier attempt's response was lost, or somebody else wrote there: the object's own words decide.
-async fn compare(http: &reqwest::Client, refused: &SignedRequest, digest: &BytesDigest) -> Result<(), Fault> {
-    let unknown = |what: &str| Fault::new(FailureClass::StorageRefused, what);
-    let Some(head) = &refused.head else {
-        return Err(unknown("the document is there already and cannot be looked at"));
-    };
-    let response = put::signed(http, head)?
-        .timeout(std::time::Duration::from_secs(60))
-        .send()
-        .await
-        .map_err(|_| Fault::new(FailureClass::StorageUnreachable, "the bucket's endpoint could not be reached"))?;
-    if !response.status().is_success() {
-        return Err(unknown("the document is there already and the bucket does not show it"));
-    }
-    if is_same(&response, digest) {
-        return Ok(());
-    }
-    let what = "an object is there already under the document's name, and it is another";
-    Err(Fault::new(FailureClass::StorageRefused, what))
 }
 
 /// By size and SHA-256, or where the store tells none by its ETag, which is the MD5 of what was put in one piece.

@@ -4,22 +4,36 @@ mod document;
 mod parts;
 mod put;
 
-pub use document::{Uploaded, upload as upload_document};
+pub use document::Uploaded;
 pub use parts::{PartSink, Uploader, channel};
 
 use std::time::Duration;
 
+use walwarden_client::worker::JobSession;
 use walwarden_contract::worker::BytesDigest;
 
 use crate::fault::Fault;
 
-/// A client for the bucket's endpoint: no redirects, for a presigned URL must not be followed elsewhere.
-pub fn client() -> Result<reqwest::Client, Fault> {
-    reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|e| Fault::internal("making an HTTP client", e))
+/// The way into the bucket: whom to ask for URLs, and whom to send bytes.
+#[derive(Clone)]
+pub struct Bucket {
+    http: reqwest::Client,
+    session: JobSession,
+    /// How long a request is repeated while the bucket is in passing trouble; pg_dump waits meanwhile.
+    wait: Duration,
+}
+
+impl Bucket {
+    /// For a job, repeating each request for as long as `wait`.
+    pub fn new(session: &JobSession, wait: Duration) -> Result<Self, Fault> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            // A presigned URL must not be followed elsewhere.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|e| Fault::internal("making an HTTP client", e))?;
+        Ok(Self { http, session: session.clone(), wait })
+    }
 }
 
 /// Digests of bytes, computed together as they come.

@@ -9,13 +9,12 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use walwarden_client::worker::JobSession;
 use walwarden_contract::{failure::FailureClass, parts::part_bytes, worker::PartRequest};
 use walwarden_verifier::parts::Part;
 
 use super::{
-    Digester,
-    put::{Content, Stored, Target, put},
+    Bucket, Digester,
+    put::{Content, Stored, Target},
 };
 use crate::{
     dump::Sink,
@@ -130,7 +129,7 @@ impl Sink for PartSink {
 impl Uploader {
     /// Uploads parts until the sink is done; the parts list's parts, in order. Dropping the future ends the uploads, and
     /// the sink fails.
-    pub async fn run(mut self, http: &reqwest::Client, session: &JobSession) -> Result<Vec<Part>, Ended> {
+    pub async fn run(mut self, bucket: &Bucket) -> Result<Vec<Part>, Ended> {
         let slots = Arc::new(Semaphore::new(IN_FLIGHT));
         let mut uploads: JoinSet<Result<Part, Ended>> = JoinSet::new();
         let mut parts = Vec::new();
@@ -139,13 +138,12 @@ impl Uploader {
                 Some(done) = uploads.join_next() => parts.push(joined(done)?),
                 filled = self.full.recv() => {
                     let Some(filled) = filled else { break };
-                    let (http, session, home) = (http.clone(), session.clone(), self.home.clone());
-                    let slots = slots.clone();
+                    let (bucket, home, slots) = (bucket.clone(), self.home.clone(), slots.clone());
                     uploads.spawn(async move {
                         // Digesting goes before the slot: it needs a core, not the network.
                         let (request, bytes) = digest(filled, home).await?;
                         let _slot = slots.acquire().await;
-                        upload(&http, &session, request, bytes).await
+                        upload(&bucket, request, bytes).await
                     });
                 }
             }
@@ -174,15 +172,10 @@ async fn digest(filled: Filled, home: Sender<Vec<u8>>) -> Result<(PartRequest, B
     Ok((PartRequest { number, bytes: digest }, bytes))
 }
 
-async fn upload(
-    http: &reqwest::Client,
-    session: &JobSession,
-    request: PartRequest,
-    bytes: Bytes,
-) -> Result<Part, Ended> {
+async fn upload(bucket: &Bucket, request: PartRequest, bytes: Bytes) -> Result<Part, Ended> {
     let part =
         Part { number: request.number, size_bytes: request.bytes.size_bytes, sha256: request.bytes.sha256.clone() };
-    match put(http, session, &Target::Part(request), Content::Memory(bytes)).await? {
+    match bucket.put(&Target::Part(request), Content::Memory(bytes)).await? {
         Stored::Taken => Ok(part),
         Stored::AlreadyThere(_) => {
             let what = format!("the bucket refused part {} with a condition that was not set", part.number);

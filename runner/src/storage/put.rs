@@ -1,6 +1,10 @@
 //! One upload by presigned URL: asked for, sent, judged, repeated where that can help.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use reqwest::{Body, Method, Response, StatusCode, header::CONTENT_LENGTH};
@@ -10,11 +14,12 @@ use walwarden_contract::{
     worker::{DocumentRequest, PartRequest, SignedRequest},
 };
 
+use super::Bucket;
 use crate::fault::{Ended, Fault};
 
-/// Rides out some minutes of a bucket's trouble; pg_dump waits meanwhile.
-const RETRY: RetryPolicy =
-    RetryPolicy { attempts: 14, first_pause: Duration::from_millis(500), longest_pause: Duration::from_secs(30) };
+/// Pauses between attempts; how long they go on is the [`Bucket`]'s to say.
+const PAUSES: RetryPolicy =
+    RetryPolicy { attempts: u32::MAX, first_pause: Duration::from_millis(500), longest_pause: Duration::from_secs(30) };
 /// How often a refusal is put down to the URL's age, or a digest that did not match to the way.
 const PATIENCE: u32 = 4;
 /// Slower than this is as good as dead.
@@ -30,7 +35,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    async fn ask(&self, session: &JobSession) -> Result<SignedRequest, Ended> {
+    pub(super) async fn ask(&self, session: &JobSession) -> Result<SignedRequest, Ended> {
         Ok(match self {
             Self::Part(part) => session.part(part).await?,
             Self::Document(document) => session.document(document).await?,
@@ -72,7 +77,7 @@ pub(super) enum Stored {
 
 /// What an answer calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Taken,
     AlreadyThere,
     /// Passing trouble: wait and repeat.
@@ -82,39 +87,50 @@ enum Verdict {
     Refused(FailureClass),
 }
 
-/// Uploads `content` as `target`.
-pub(super) async fn put(
-    http: &reqwest::Client,
-    session: &JobSession,
-    target: &Target,
-    content: Content<'_>,
-) -> Result<Stored, Ended> {
-    let (mut failed, mut doubts) = (0, 0);
-    let mut request = target.ask(session).await?;
-    loop {
-        let body = content.body().await.map_err(|e| Fault::internal("reading what is to be uploaded", e))?;
-        let (verdict, why) = attempt(http, &request, body, target.size_bytes()).await?;
-        let class = match verdict {
-            Verdict::Taken => return Ok(Stored::Taken),
-            Verdict::AlreadyThere => return Ok(Stored::AlreadyThere(request)),
-            Verdict::Refused(class) => return Err(Fault::new(class, why).into()),
-            Verdict::Repeat(class) => class,
-            Verdict::Doubt(class) => {
-                doubts += 1;
-                if doubts >= PATIENCE {
-                    return Err(Fault::new(class, why).into());
-                }
-                class
-            }
+/// What has gone wrong with one request so far, and whether to go on.
+#[derive(Default)]
+pub(super) struct Trouble {
+    failed: u32,
+    doubts: u32,
+    since: Option<Instant>,
+}
+
+impl Trouble {
+    /// Waits before the next attempt, or gives up: after `wait` of passing trouble, or what was doubtful a few times.
+    pub(super) async fn met(&mut self, verdict: Verdict, why: String, wait: Duration) -> Result<(), Fault> {
+        let (class, doubt) = match verdict {
+            Verdict::Repeat(class) => (class, false),
+            Verdict::Doubt(class) => (class, true),
+            Verdict::Refused(class) => return Err(Fault::new(class, why)),
+            Verdict::Taken | Verdict::AlreadyThere => return Ok(()),
         };
-        failed += 1;
-        if failed >= RETRY.attempts {
-            return Err(Fault::new(class, why).into());
+        self.failed += 1;
+        self.doubts += u32::from(doubt);
+        let pause = PAUSES.pause(self.failed);
+        let lasted = self.since.get_or_insert_with(Instant::now).elapsed();
+        if self.doubts >= PATIENCE || lasted + pause > wait {
+            return Err(Fault::new(class, why));
         }
-        tracing::warn!("an upload is repeated: {why}");
-        tokio::time::sleep(RETRY.pause(failed)).await;
-        // URLs live for minutes; after a pause a fresh one is always right.
-        request = target.ask(session).await?;
+        tracing::warn!("a request to the bucket is repeated: {why}");
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+impl Bucket {
+    /// Uploads `content` as `target`.
+    pub(super) async fn put(&self, target: &Target, content: Content<'_>) -> Result<Stored, Ended> {
+        let mut trouble = Trouble::default();
+        loop {
+            // URLs live for minutes; after a pause a fresh one is always right.
+            let request = target.ask(&self.session).await?;
+            let body = content.body().await.map_err(|e| Fault::internal("reading what is to be uploaded", e))?;
+            match attempt(&self.http, &request, body, target.size_bytes()).await? {
+                (Verdict::Taken, _) => return Ok(Stored::Taken),
+                (Verdict::AlreadyThere, _) => return Ok(Stored::AlreadyThere(request)),
+                (verdict, why) => trouble.met(verdict, why, self.wait).await?,
+            }
+        }
     }
 }
 
@@ -132,12 +148,14 @@ async fn attempt(
     }
     Ok(match builder.send().await {
         Ok(response) => judge(response).await,
-        Err(error) => {
-            // Not the error itself: it holds the URL.
-            let what = if error.is_timeout() { "timed out" } else { "could not be reached, or broke off" };
-            (Verdict::Repeat(FailureClass::StorageUnreachable), format!("the bucket's endpoint {what}"))
-        }
+        Err(error) => unanswered(&error),
     })
+}
+
+pub(super) fn unanswered(error: &reqwest::Error) -> (Verdict, String) {
+    // Not the error itself: it holds the URL.
+    let what = if error.is_timeout() { "timed out" } else { "could not be reached, or broke off" };
+    (Verdict::Repeat(FailureClass::StorageUnreachable), format!("the bucket's endpoint {what}"))
 }
 
 /// A request with exactly the signed headers.
@@ -152,7 +170,7 @@ pub(super) fn signed(http: &reqwest::Client, request: &SignedRequest) -> Result<
     Ok(builder)
 }
 
-async fn judge(mut response: Response) -> (Verdict, String) {
+pub(super) async fn judge(mut response: Response) -> (Verdict, String) {
     let status = response.status();
     let mut body = Vec::new();
     if !status.is_success() {

@@ -56,7 +56,8 @@ pub const CHECK: &str = "chk_01jd7z9k3m5n7p9r1t3v5x7z9a";
 pub const DATABASE: &str = "db_01jd7z9k3m5n7p9r1t3v5x7z9a";
 
 impl Plane {
-    /// One whose bucket answers by `script`: object name and how often it was asked for before, counted from 0.
+    /// One whose bucket answers by `script`: object name (behind `head/` if it is only looked at) and how often it was asked for before,
+    /// counted from 0.
     pub fn start(instructions: Value, script: impl Fn(&str, u32) -> Option<Answer> + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let state = Arc::new(Shared {
@@ -224,18 +225,14 @@ async fn bucket(
         Response::builder().status(status).body(Body::from(body)).unwrap()
     };
     let sha256 = |bytes: &[u8]| STANDARD.encode(sha2::Sha256::digest(bytes));
-    if method == "HEAD" {
-        let Some(bytes) = state.objects.lock().unwrap().get(&name).cloned() else { return refuse(404, "NoSuchKey") };
-        let builder = Response::builder().header("x-amz-checksum-sha256", sha256(&bytes));
-        return builder.header("content-length", bytes.len()).body(Body::empty()).unwrap();
-    }
+    let asked = if method == "HEAD" { format!("head/{name}") } else { name.clone() };
     let before = {
         let mut seen = state.seen.lock().unwrap();
-        let count = seen.entry(name.clone()).or_default();
+        let count = seen.entry(asked.clone()).or_default();
         *count += 1;
         *count - 1
     };
-    match (state.script)(&name, before) {
+    match (state.script)(&asked, before) {
         Some(Answer::Error(status, code)) => return refuse(status, code),
         Some(Answer::Wait) => {
             let _ = state.go_on.subscribe().wait_for(|go| *go).await;
@@ -245,6 +242,11 @@ async fn bucket(
             return refuse(504, "GatewayTimeout");
         }
         None => {}
+    }
+    if method == "HEAD" {
+        let Some(bytes) = state.objects.lock().unwrap().get(&name).cloned() else { return refuse(404, "NoSuchKey") };
+        let builder = Response::builder().header("x-amz-checksum-sha256", sha256(&bytes));
+        return builder.header("content-length", bytes.len()).body(Body::empty()).unwrap();
     }
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let md5 = STANDARD.encode(md5::Md5::digest(&body));

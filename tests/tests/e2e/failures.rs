@@ -6,6 +6,7 @@ mod gate;
 mod jobs;
 mod ledger;
 mod machines;
+mod older;
 mod page;
 mod programs;
 mod restores;
@@ -69,6 +70,7 @@ fn provoke(mounts: bool) -> Vec<Row> {
         RUST_LOG,
         ("WALWARDEN_RUNNER", runner.to_str().expect("text")),
         ("WALWARDEN_LOCK_WAIT_SECONDS", backups::LOCK_WAIT_SECONDS),
+        ("WALWARDEN_BUCKET_WAIT_SECONDS", backups::BUCKET_WAIT_SECONDS),
     ];
     let mut stack = Stack::start_with(&environment);
     let gate = Gate::before(&stack.seaweed.endpoint());

@@ -12,6 +12,7 @@ use super::{
     gate::{Gate, Mischief},
     jobs::{Case, Runner},
     ledger,
+    older::Older,
     page::Row,
 };
 use crate::{
@@ -31,6 +32,7 @@ pub struct Scene<'a> {
 
 /// What a pg_dump waits for a lock, where a test does.
 pub const LOCK_WAIT_SECONDS: &str = "3";
+pub const BUCKET_WAIT_SECONDS: &str = "3";
 
 const ALWAYS: usize = usize::MAX;
 const PARTS: &str = "partNumber=";
@@ -101,6 +103,11 @@ impl<'a> Scene<'a> {
         ];
         all.extend(simple.into_iter().map(|case| -> Scenario { Box::new(move || vec![case.run(self.stack)]) }));
         all.push(Box::new(|| {
+            let older = Older::before(self.source);
+            let dsn = older.dsn(self.source, "plain");
+            vec![self.case(SourceVersionUnsupported, "the server says that it is 14.20", dsn).run(self.stack)]
+        }));
+        all.push(Box::new(|| {
             self.pooled_is_refused_by_the_api();
             Vec::new()
         }));
@@ -169,16 +176,9 @@ impl<'a> Scene<'a> {
     }
 
     fn unreachable_bucket(&self) -> Vec<Row> {
-        let provoked = "the endpoint goes away while the runner looks at a document that is there already";
+        let provoked = "the bucket's endpoint breaks off each part, for longer than is waited";
         let case = self.of(FailureClass::StorageUnreachable, "plain", provoked);
-        let added = case.add(self.stack);
-        let annex = ".annex.jsonl.gz";
-        let there = self.gate.spoil("PUT", &[&added.id, annex], ALWAYS, Mischief::Refuse(412, "PreconditionFailed"));
-        let gone = self.gate.spoil("HEAD", &[&added.id, annex], ALWAYS, Mischief::Drop);
-        let backup = self.stack.trigger(&added.id);
-        let row = case.failed(self.stack, &added, &backup, Runner::OfClass);
-        assert!(there.made() > 0 && gone.made() > 0);
-        vec![row]
+        vec![self.spoiled(&case, "PUT", PARTS, Mischief::Drop)]
     }
 
     fn refused(&self) -> Vec<Row> {
