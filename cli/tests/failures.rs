@@ -88,12 +88,12 @@ fn a_bad_network_is_ridden_out() {
 #[test]
 fn an_interrupted_download_goes_on() {
     let stage = stage();
-    stage.server.behaviour.stall_after.store(2, Ordering::Relaxed);
+    stage.server.behaviour.stall_behind.store(2, Ordering::Relaxed);
     let mut child = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until("two ranges have arrived", || stage.whole_ranges() == 2);
     child.kill().unwrap();
     child.wait().unwrap();
-    stage.server.behaviour.stall_after.store(0, Ordering::Relaxed);
+    stage.server.behaviour.stall_behind.store(0, Ordering::Relaxed);
     let before = stage.server.behaviour.artifact_requests.swap(0, Ordering::Relaxed);
     // The token has expired meanwhile; the session has not.
     let expired = stage.server.token_until("new_database", 1000);
@@ -107,13 +107,13 @@ fn an_interrupted_download_goes_on() {
 #[test]
 fn what_was_kept_of_a_download_is_not_trusted() {
     let stage = stage();
-    stage.server.behaviour.stall_after.store(2, Ordering::Relaxed);
+    stage.server.behaviour.stall_behind.store(2, Ordering::Relaxed);
     let mut child = stage.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let directory = stage.work.path().join(support::server::RESTORE);
     wait_until("a range has arrived", || stage.whole_ranges() > 0);
     child.kill().unwrap();
     child.wait().unwrap();
-    stage.server.behaviour.stall_after.store(0, Ordering::Relaxed);
+    stage.server.behaviour.stall_behind.store(0, Ordering::Relaxed);
     let artifact = std::fs::OpenOptions::new().write(true).open(directory.join("artifact.dump")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&artifact, &vec![0; 16 << 20], 0).unwrap();
     let output = stage.command().arg("--prove").output().unwrap();

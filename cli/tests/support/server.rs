@@ -50,8 +50,10 @@ pub struct Behaviour {
     pub forbid: AtomicU32,
     /// So many artifact answers end early.
     pub cut: AtomicU32,
-    /// Answers with what is behind so many ranges of the artifact never come; 0 = all come.
+    /// After so many artifact answers the next ones never end; 0 = none.
     pub stall_after: AtomicUsize,
+    /// Answers with what is behind so many ranges of the artifact never come; 0 = all come.
+    pub stall_behind: AtomicUsize,
     /// The artifact is sent a piece at a time, with a pause of so many milliseconds after each.
     pub pause_ms: AtomicU64,
     /// Raised: artifact answers that are under way end.
@@ -219,10 +221,11 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
         "/.well-known/walwarden-pubkey.pem" => return respond(&mut stream, "200 OK", "", served.pem.as_bytes()),
         "/bucket/annex" => return respond(&mut stream, "200 OK", "", &served.annex),
         "/bucket/artifact" => {
-            behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
+            let before = behaviour.artifact_requests.fetch_add(1, Ordering::Relaxed);
             let (from, to) = range.unwrap_or((0, served.artifact.len() - 1));
-            let stall = behaviour.stall_after.load(Ordering::Relaxed);
-            if stall > 0 && from >= stall * RANGE_BYTES {
+            let (after, behind) =
+                (behaviour.stall_after.load(Ordering::Relaxed), behaviour.stall_behind.load(Ordering::Relaxed));
+            if after > 0 && before >= after || behind > 0 && from >= behind * RANGE_BYTES {
                 std::thread::sleep(Duration::from_secs(300));
             }
             if !owner

@@ -51,13 +51,13 @@ pub fn run(major: u8, gigabytes: u64) -> Result<()> {
     let world = World::start(source.bin_dir(), scratch.path())?;
     let shapes = Shapes { world, source, target };
     println!("\nPostgres {}, memory by shape", shapes.source.query_one("postgres", "SHOW server_version")?);
-    shapes.measure("nothing but a table", "tiny", |source, name| {
+    shapes.measure("nothing but a table", "tiny", 0, |source, name| {
         source.create_database(name)?;
         source.run_sql(name, "CREATE TABLE tiny (id integer PRIMARY KEY); INSERT INTO tiny VALUES (1)")
     })?;
-    shapes.measure(&format!("a row of {ROW_MEGABYTES} MB"), "wide", wide)?;
-    shapes.measure(&format!("{TABLES} tables"), "many", many)?;
-    shapes.measure(&format!("{gigabytes} GB of rows"), "large", |source, name| {
+    shapes.measure(&format!("a row of {ROW_MEGABYTES} MB"), "wide", ROW_MEGABYTES * 1_000_000, wide)?;
+    shapes.measure(&format!("{TABLES} tables"), "many", 0, many)?;
+    shapes.measure(&format!("{gigabytes} GB of rows"), "large", 0, |source, name| {
         Sample::realistic(gigabytes * 1_000_000_000).create(source, name)
     })
 }
@@ -108,14 +108,20 @@ struct Shapes {
 }
 
 impl Shapes {
-    /// Makes the database, measures, and drops it.
-    fn measure(&self, title: &str, name: &str, make: impl Fn(&Postgres, &str) -> Result<()>) -> Result<()> {
+    /// Makes the database, measures, and drops it. `longest_row` is in bytes, or 0 where it is of no account.
+    fn measure(
+        &self,
+        title: &str,
+        name: &str,
+        longest_row: u64,
+        make: impl Fn(&Postgres, &str) -> Result<()>,
+    ) -> Result<()> {
         let begun = Instant::now();
         make(&self.source, name).with_context(|| title.to_owned())?;
         self.source.run_sql(name, "VACUUM ANALYZE; CHECKPOINT")?;
         println!("\n  {title} ({:.0} s to load)", begun.elapsed().as_secs_f64());
         let backup = self.back_up(name, None).with_context(|| title.to_owned())?;
-        self.restore(name, &backup).with_context(|| title.to_owned())?;
+        self.restore(name, &backup, longest_row).with_context(|| title.to_owned())?;
         if name == "large" {
             println!("\n  the same, in at most {FEW_PARTS} parts");
             self.back_up(name, Some(FEW_PARTS)).with_context(|| title.to_owned())?;
@@ -159,7 +165,7 @@ impl Shapes {
         Ok(made)
     }
 
-    fn restore(&self, name: &str, made: &Made) -> Result<()> {
+    fn restore(&self, name: &str, made: &Made, longest_row: u64) -> Result<()> {
         let restored = format!("{name}_restored");
         let mut command = self.world.restore(&made.backup, &self.target, &restored, true)?;
         let (seconds, peaks, said) = measure_all(&mut command).context("walwarden restore")?;
@@ -173,6 +179,8 @@ impl Shapes {
                 (RANGES_BYTES.min(made.size_bytes), "ranges"),
                 (made.annex_bytes + made.records * ENTRY_BYTES, "annex"),
                 (FIXED_BYTES, "fixed"),
+                // COPY sends each row as one message, which the proof reads whole.
+                (longest_row, "row"),
             ],
         );
         tell(&peaks, "pg_restore", &[]);
