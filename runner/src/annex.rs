@@ -151,10 +151,19 @@ impl<'a> Annex<'a> {
             name: entry.tag.clone(),
             owner: entry.owner.clone().unwrap_or_default(),
             dependencies: entry.dependencies.iter().map(|id| i64::from(*id)).collect(),
-            acl: facts.acls.get((entry.table_oid, entry.oid)).map(<[String]>::to_vec),
+            acl: self.acl(entry),
             policy_roles: facts.policy_roles.get(&entry.oid).filter(|_| is_policy).cloned().unwrap_or_default(),
             security_definer: is_function && facts.security_definers.contains(&entry.oid),
         }
+    }
+
+    /// Rights stand with the object's entry; with the ACL entry where the object has none.
+    fn acl(&self, entry: &TocEntry) -> Option<Vec<String>> {
+        let facts = &self.dumped.facts;
+        if entry.desc == "ACL" {
+            return facts.tagged_acls.get(&(schema(entry), entry.tag.clone())).cloned();
+        }
+        facts.acls.get((entry.table_oid, entry.oid)).map(<[String]>::to_vec)
     }
 }
 
@@ -171,7 +180,7 @@ fn client_encoding(entries: &[TocEntry]) -> Option<&str> {
 fn referred_roles(dumped: &Dumped) -> Vec<&Role> {
     let Dumped { outcome, facts, .. } = dumped;
     let owners = outcome.entries.iter().filter_map(|entry| entry.owner.as_deref());
-    let acls = facts.acls.distinct().iter().chain(&facts.database.acl).flatten();
+    let acls = facts.acls.distinct().iter().chain(facts.tagged_acls.values()).chain(&facts.database.acl).flatten();
     let in_acls: Vec<String> = acls.flat_map(|item| named_in_acl(item)).flatten().collect();
     let policies = facts.policy_roles.values().flatten().map(String::as_str);
     let settings = facts.database.role_settings.iter().map(|setting| setting.role.as_str());

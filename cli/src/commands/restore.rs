@@ -53,6 +53,19 @@ pub struct RestoreArguments {
     /// Refuse a target role that is a superuser: an archive's SQL runs with the target role's rights.
     #[arg(long)]
     pub refuse_superuser_target: bool,
+    /// Restore only what can be as it was in the source; refuse where anything would be adapted or left out.
+    #[arg(long)]
+    pub exact: bool,
+    /// Go without a kind of entry, such as `event-trigger`, or an extension, as `extension:NAME`; may be repeated. What is
+    /// about them goes too, but never data.
+    #[arg(long, value_name = "KIND")]
+    pub leave_out: Vec<String>,
+    /// Make no roles on the target: rights of those that are missing are left out.
+    #[arg(long)]
+    pub no_create_roles: bool,
+    /// Let functions that run with their owner's rights be called by whom they were, though their owner is another here.
+    #[arg(long)]
+    pub adopt_definers: bool,
     /// The server; else WALWARDEN_BASE_URL.
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
@@ -84,12 +97,18 @@ impl RestoreArguments {
             option("--pg-bin", Some(path(directory)));
         }
         option("--work-dir", self.work_dir.as_ref().map(path));
+        for kind in &self.leave_out {
+            option("--leave-out", Some(quote::sh(kind)));
+        }
         option("--api-url", text(&self.api_url));
         let switches = [
             (self.confirm_destructive, "--confirm-destructive"),
             (self.prove, "--prove"),
             (self.keep_failed, "--keep-failed"),
             (self.refuse_superuser_target, "--refuse-superuser-target"),
+            (self.exact, "--exact"),
+            (self.no_create_roles, "--no-create-roles"),
+            (self.adopt_definers, "--adopt-definers"),
             (self.json, "--json"),
         ];
         words.extend(switches.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));
@@ -161,12 +180,19 @@ mod tests {
             "/b c",
             "--work-dir",
             "/w",
+            "--leave-out",
+            "event-trigger",
+            "--leave-out",
+            "extension:a b",
             "--api-url",
             "http://h",
             "--confirm-destructive",
             "--prove",
             "--keep-failed",
             "--refuse-superuser-target",
+            "--exact",
+            "--no-create-roles",
+            "--adopt-definers",
             "--json",
         ];
         let again = Line::parse_from(given).restore.again();

@@ -14,7 +14,7 @@ use walwarden_contract::{
 use walwarden_verifier::ids::shown;
 
 use super::{
-    database, download,
+    access, database, download,
     fate::{Fate, Progress},
     later,
     prepare::Prepared,
@@ -142,6 +142,9 @@ pub async fn give_up(
             output.warn(&format!("the unfinished database could not be dropped; remove it with: {drop_it}"));
         }
     }
+    if progress.made_roles && !prepared.arguments.keep_failed {
+        drop_roles(&prepared, output).await;
+    }
     let cancelled = failure.exit == ExitCode::Cancelled;
     let signalled = stop.cause() == Some(Cause::Signal);
     if failure.exit == ExitCode::Retryable || (cancelled && signalled && !progress.fetched) {
@@ -185,6 +188,21 @@ pub async fn give_up(
 fn payload(fields: &[(&str, Option<&str>)]) -> serde_json::Value {
     let known = fields.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.into())));
     serde_json::Value::Object(known.collect())
+}
+
+async fn drop_roles(prepared: &Prepared<'_>, output: &Output) {
+    let made = &prepared.plan.roles_made;
+    let stay = match prepared.control().await {
+        Ok(control) => access::drop_roles(&control, made).await,
+        Err(_) => made.clone(),
+    };
+    if !stay.is_empty() {
+        let commands: Vec<String> = stay.iter().map(|role| format!("DROP ROLE {};", quote::ident(role))).collect();
+        output.warn(&format!(
+            "roles that were made for the restore stay; remove them with: {}",
+            shown(&commands.join(" "))
+        ));
+    }
 }
 
 async fn discard(prepared: &Prepared<'_>, temporary: &str) -> Result<(), Failure> {

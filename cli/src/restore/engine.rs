@@ -31,6 +31,8 @@ pub struct Invocation<'a> {
     pub jobs: usize,
     /// Drop what exists first.
     pub clean: bool,
+    /// Everything belongs to the restoring role at first.
+    pub no_owner: bool,
     /// All or nothing; excludes more than one job.
     pub single_transaction: bool,
     /// libpq's variables.
@@ -50,6 +52,9 @@ impl Invocation<'_> {
         arguments.extend(self.use_list.iter().map(|list| format!("--use-list={}", list.display())));
         if self.clean {
             arguments.extend(["--clean".to_owned(), "--if-exists".to_owned()]);
+        }
+        if self.no_owner {
+            arguments.push("--no-owner".to_owned());
         }
         if self.single_transaction {
             arguments.push("--single-transaction".to_owned());
@@ -376,6 +381,7 @@ mod tests {
             database: "host=evil dbname='x'",
             jobs: 4,
             clean: false,
+            no_owner: false,
             single_transaction: false,
             environment: vec![("PGPASSWORD".into(), "hunter2".into())],
         };

@@ -63,11 +63,13 @@ impl Fate {
 pub struct Progress {
     /// The artifact is here and verified: from now on what is stopped cannot go on.
     pub fetched: bool,
+    /// The plan's roles may have been made.
+    pub made_roles: bool,
     /// What became of the target so far.
     pub fate: Fate,
 }
 
 impl Progress {
     /// At the claim.
-    pub const START: Self = Self { fetched: false, fate: Fate::Untouched };
+    pub const START: Self = Self { fetched: false, made_roles: false, fate: Fate::Untouched };
 }

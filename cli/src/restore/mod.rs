@@ -1,5 +1,6 @@
 //! A restore: checked, planned, downloaded, verified, run by stock pg_restore, proven.
 
+pub mod access;
 pub mod artifact;
 pub mod database;
 pub mod download;

@@ -13,7 +13,7 @@ use super::{
     download,
     evidence::{Evidence, is_opaque},
     guards::{Environment, Request},
-    plan::{Plan, Wishes},
+    plan::{Plan, Wishes, adapt::Wanted},
     programs::{self, Need, Program},
     target::{Target, facts::Facts},
     workspace::{self, Workspace},
@@ -21,7 +21,7 @@ use super::{
 use crate::{commands::RestoreArguments, failure::Failure, files, format, output::Output};
 
 /// How our own sessions on the target are called.
-const APPLICATION: &str = "walwarden restore";
+pub const APPLICATION: &str = "walwarden restore";
 /// Below this many bytes of table data a second worker costs more than it gains.
 const WORTH_PARALLEL_BYTES: u64 = 16 * 1024 * 1024;
 /// Room left on the disk beside the artifact.
@@ -65,6 +65,12 @@ impl Prepared<'_> {
         }
     }
 
+    /// Who is to own the new database, where that is not the restoring role and this is no superuser.
+    pub fn heir(&self) -> Option<&str> {
+        let owner = self.plan.properties.owner.as_str();
+        (!self.facts.superuser && owner != self.facts.role).then_some(owner)
+    }
+
     /// Size of the artifact.
     pub fn artifact_bytes(&self) -> u64 {
         self.evidence.manifest.backup().size_bytes
@@ -104,6 +110,12 @@ pub async fn prepare<'a>(
         restore_id: &restore_id,
         refuse_superuser: arguments.refuse_superuser_target,
         parallel_in_place: request.jobs.is_some_and(|jobs| jobs > 1),
+        exact: arguments.exact,
+        wanted: Wanted {
+            leave_out: arguments.leave_out.clone(),
+            no_create_roles: arguments.no_create_roles,
+            adopt_definers: arguments.adopt_definers,
+        },
     };
     let plan = Plan::make(&evidence.annex, &facts, &wishes);
     for (label, text) in plan.lines(&evidence.annex) {
@@ -186,18 +198,15 @@ fn choose_program(
 fn refusal(plan: &Plan) -> Failure {
     let reasons: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
     let remedies: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.remedy.as_str()).collect();
-    Failure::user(
-        "plan_refused",
-        format!("the backup cannot be restored exactly into this target: {}", reasons.join("; ")),
-    )
-    .hint(remedies.join("\n"))
-    .told(
-        match reasons.len() {
-            1 => "the backup cannot be restored exactly into this target, for the reason above".to_owned(),
-            many => format!("the backup cannot be restored exactly into this target, for the {many} reasons above"),
-        },
-        "follow the remedies, then run the same command again: the token is unspent",
-    )
+    Failure::user("plan_refused", format!("the backup cannot be restored into this target: {}", reasons.join("; ")))
+        .hint(remedies.join("\n"))
+        .told(
+            match reasons.len() {
+                1 => "the backup cannot be restored into this target, for the reason above".to_owned(),
+                many => format!("the backup cannot be restored into this target, for the {many} reasons above"),
+            },
+            "follow the remedies, then run the same command again: the token is unspent",
+        )
 }
 
 fn jobs(request: &Request, evidence: &Evidence) -> usize {

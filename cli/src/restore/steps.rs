@@ -15,7 +15,7 @@ use walwarden_contract::{
 use walwarden_verifier::ids::shown;
 
 use super::{
-    artifact, database, download,
+    access, artifact, database, download,
     ending::{self, Restored},
     engine::{self, Done},
     evidence::is_opaque,
@@ -122,8 +122,10 @@ async fn execute(
     reporter.step(Transition::Restoring {});
     let name = match &prepared.plan.temporary_database {
         Some(temporary) => {
-            let source = &prepared.evidence.annex.database;
-            let heir = heir(prepared);
+            let source = &prepared.plan.properties;
+            let heir = first_heir(prepared);
+            progress.made_roles = true;
+            access::make_roles(prepared).await?;
             database::create(&prepared.control, temporary, source, prepared.facts.major(), heir).await?;
             database::complete(&prepared.control, temporary, &prepared.plan.database, source, heir, true).await?;
             set_lc_monetary(prepared, temporary).await?;
@@ -132,6 +134,7 @@ async fn execute(
         None => prepared.plan.database.clone(),
     };
     restore(prepared, workspace, &name, stop, &mut progress.fate, output).await?;
+    stop.unless(access::give(prepared, &name)).await?;
 
     output.state("finalizing", json!({}));
     reporter.step(Transition::Finalizing {});
@@ -140,17 +143,17 @@ async fn execute(
         false => None,
     };
     if let Some(temporary) = &prepared.plan.temporary_database {
-        let source = &prepared.evidence.annex.database;
+        let source = &prepared.plan.properties;
         let control = prepared.control().await?;
-        database::complete(&control, temporary, &prepared.plan.database, source, heir(prepared), false).await?;
+        database::complete(&control, temporary, &prepared.plan.database, source, prepared.heir(), false).await?;
     }
     Ok(Restored { checksum_sha256, proof })
 }
 
-/// Who owns the new database from the start. A superuser needs no one's rights and keeps it to the end.
-fn heir<'p>(prepared: &'p Prepared<'_>) -> Option<&'p str> {
-    let owner = prepared.evidence.annex.database.owner.as_str();
-    (!prepared.facts.superuser && owner != prepared.facts.role).then_some(owner)
+/// Who owns the new database from the start. A superuser needs no one's rights and keeps it to the end; so does a role to
+/// which everything belongs until it is given away.
+fn first_heir<'p>(prepared: &'p Prepared<'_>) -> Option<&'p str> {
+    prepared.heir().filter(|_| !prepared.plan.no_owner)
 }
 
 /// Download, hash, table of contents.
@@ -253,6 +256,7 @@ async fn restore(
         database: name,
         jobs: prepared.jobs,
         clean: in_place,
+        no_owner: prepared.plan.no_owner,
         single_transaction: in_place && prepared.jobs == 1,
         environment,
     };

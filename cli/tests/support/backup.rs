@@ -139,7 +139,8 @@ impl Backup {
 fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: &[TocEntry], compress: &str) -> Annex {
     let json = |query: &str| postgres.json(database, query);
     let acls = json(
-        "SELECT n.nspname AS schema, c.relname AS name, c.relacl::text[] AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relacl IS NOT NULL",
+        "SELECT n.nspname AS schema, c.relname AS name, c.relacl::text[] AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relacl IS NOT NULL
+         UNION ALL SELECT '', 'SCHEMA public', nspacl::text[] FROM pg_namespace WHERE nspname = 'public' AND nspacl IS NOT NULL",
     );
     let acls: BTreeMap<(String, String), Vec<String>> = acls
         .as_array()
@@ -167,7 +168,7 @@ fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: 
                 name: entry.tag.clone(),
                 owner: entry.owner.clone().unwrap_or_default(),
                 dependencies: entry.dependencies.iter().map(|id| i64::from(*id)).collect(),
-                acl: ["TABLE", "SEQUENCE", "VIEW"]
+                acl: ["TABLE", "SEQUENCE", "VIEW", "ACL"]
                     .contains(&entry.desc.as_str())
                     .then(|| acls.get(&key).cloned())
                     .flatten(),

@@ -36,6 +36,8 @@ pub struct Facts {
     pub extensions: Vec<Extension>,
     /// Access rights where they are not the defaults.
     pub acls: Acls,
+    /// Rights on what has no entry of its own, by schema and by the name that its ACL entry has.
+    pub tagged_acls: HashMap<(String, String), Vec<String>>,
     /// Roles that policies name, by policy.
     pub policy_roles: HashMap<u32, Vec<String>>,
     /// Functions that run with their owner's rights.
@@ -112,6 +114,7 @@ pub(super) async fn read(client: &Client, version: &ServerVersion) -> Result<Fac
         roles: roles::read(client).await?,
         extensions: extensions(client).await?,
         acls: Acls::collect(&client.query(ACLS, &[]).await?)?,
+        tagged_acls: tagged_acls(client).await?,
         policy_roles: policy_roles(client).await?,
         security_definers: security_definers(client).await?,
         omissions: omissions(client, is_superuser == Some(true), is_standby).await?,
@@ -243,7 +246,39 @@ const ACLS: &str = "
     SELECT 'pg_foreign_data_wrapper'::regclass::oid, oid, fdwacl::text[] FROM pg_foreign_data_wrapper
         WHERE fdwacl IS NOT NULL
     UNION ALL
+    SELECT 'pg_default_acl'::regclass::oid, oid, defaclacl::text[] FROM pg_default_acl
+    UNION ALL
     SELECT 'pg_largeobject'::regclass::oid, oid, lomacl::text[] FROM pg_largeobject_metadata WHERE lomacl IS NOT NULL";
+
+/// Rights of what has no entry of its own: columns, the schema `public`, what an extension brought. By the names that
+/// pg_dump gives to ACL entries (`dumpACL`), which are quoted where needed.
+const TAGGED_ACLS: &str = "
+    SELECT n.nspname, 'COLUMN ' || quote_ident(relname) || '.' || quote_ident(attname), attacl::text[]
+      FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE attacl IS NOT NULL AND attnum > 0 AND relnamespace <> 'pg_catalog'::regnamespace
+    UNION ALL
+    SELECT '', 'SCHEMA public', nspacl::text[] FROM pg_namespace WHERE nspname = 'public' AND nspacl IS NOT NULL
+    UNION ALL
+    SELECT n.nspname, CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || quote_ident(relname), relacl::text[]
+      FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_depend d ON d.objid = c.oid
+     WHERE relacl IS NOT NULL AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+    UNION ALL
+    SELECT n.nspname, CASE prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END || quote_ident(proname) || '('
+           || pg_get_function_identity_arguments(p.oid) || ')', proacl::text[]
+      FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace JOIN pg_depend d ON d.objid = p.oid
+     WHERE proacl IS NOT NULL AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'";
+
+async fn tagged_acls(client: &Client) -> Result<HashMap<(String, String), Vec<String>>, Error> {
+    // Types in a path would be named without their schema.
+    let path: String = client.query_one("SELECT current_setting('search_path')", &[]).await?.text(0)?;
+    client.query("SELECT set_config('search_path', '', true)", &[]).await?;
+    let mut acls = HashMap::new();
+    for row in client.query(TAGGED_ACLS, &[]).await? {
+        acls.insert((row.text(0)?, row.text(1)?), row.texts_or_null(2)?.unwrap_or_default());
+    }
+    client.query("SELECT set_config('search_path', $1, true)", &[&path]).await?;
+    Ok(acls)
+}
 
 async fn policy_roles(client: &Client) -> Result<HashMap<u32, Vec<String>>, Error> {
     let query = "SELECT oid, ARRAY(SELECT pg_get_userbyid(role)::text FROM unnest(polroles) role WHERE role <> 0) \

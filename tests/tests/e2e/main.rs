@@ -11,6 +11,7 @@ mod majors;
 mod pages;
 mod partial;
 mod patience;
+mod platforms;
 mod program;
 mod proof;
 mod proxy;

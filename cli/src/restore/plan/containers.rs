@@ -2,12 +2,15 @@
 //! asks that the new owner may create in the object's schema. Rights to create that were granted come last in an
 //! archive: until then only a schema's owner, and who has the owner's rights, may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use walwarden_contract::quote;
-use walwarden_verifier::{annex::Annex, ids::shown};
+use walwarden_verifier::{
+    annex::{Annex, Entry},
+    ids::shown,
+};
 
-use super::Refusal;
+use super::{Refusal, acl};
 use crate::{format, restore::target::facts::Facts};
 
 /// Kinds of objects in a schema that pg_restore gives to their owner.
@@ -35,8 +38,15 @@ const GIVEN: [&str; 18] = [
 /// From this version on not everyone may create in `public`: its owner is whoever owns the database.
 const PUBLIC_CLOSED_SINCE: u32 = 15;
 
-/// Owners that could not be given their objects, with the grant that helps.
-pub fn check(annex: &Annex, facts: &Facts, new_database: bool) -> Vec<Refusal> {
+/// An object and who must let its owner create where it is.
+struct Housed<'a> {
+    entry: &'a Entry,
+    host: &'a str,
+    place: String,
+}
+
+/// Objects whose owner is neither the restoring role nor whoever owns the place, nor has that one's rights.
+fn guests<'a>(annex: &'a Annex, facts: &Facts, new_database: bool) -> Vec<Housed<'a>> {
     if facts.superuser {
         return Vec::new();
     }
@@ -47,8 +57,7 @@ pub fn check(annex: &Annex, facts: &Facts, new_database: bool) -> Vec<Refusal> {
         .map(|entry| (entry.name.as_str(), entry.owner.as_str()))
         .collect();
     let database = annex.database.owner.as_str();
-    // By owner and who must let it create: how many objects, and where the first is.
-    let mut denied: BTreeMap<(&str, &str), (u64, String)> = BTreeMap::new();
+    let mut guests = Vec::new();
     for entry in &annex.entries {
         let kind = entry.kind.as_str();
         let place = match (kind, schemas.get(entry.schema.as_str())) {
@@ -61,14 +70,49 @@ pub fn check(annex: &Annex, facts: &Facts, new_database: bool) -> Vec<Refusal> {
             (_, None) => None,
         };
         let Some((host, place)) = place else { continue };
+        let host = if new_database && host == "pg_database_owner" { database } else { host };
         let owner = entry.owner.as_str();
         let moot = owner.is_empty() || owner == facts.role || owner == host;
-        // Roles that are missing, or cannot be acted as, are refused for that.
-        let known = facts.roles.contains_key(owner) && facts.roles.contains_key(host);
-        if moot || !known || facts.rights_of.contains(&(owner.to_owned(), host.to_owned())) {
-            continue;
+        if !moot && !facts.rights_of.contains(&(owner.to_owned(), host.to_owned())) {
+            guests.push(Housed { entry, host, place });
         }
-        denied.entry((owner, host)).or_insert((0, place)).0 += 1;
+    }
+    guests
+}
+
+/// Entries of a new database whose owner pg_restore could not give them to; and those to whom they can be given not even
+/// once the schemas have their rights.
+pub fn denied(annex: &Annex, facts: &Facts) -> (BTreeSet<i64>, BTreeSet<i64>) {
+    let guests = guests(annex, facts, true);
+    let at_first = guests.iter().map(|guest| guest.entry.dump_id).collect();
+    // Roles that a schema's rights let create in it; the empty one is everyone.
+    let mut creators: BTreeSet<(&str, String)> = BTreeSet::new();
+    for entry in &annex.entries {
+        let schema = match (entry.kind.as_str(), entry.name.as_str()) {
+            ("SCHEMA", name) => name,
+            ("ACL", "SCHEMA public") => "public",
+            _ => continue,
+        };
+        let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item));
+        let creating = items.filter(|item| item.privileges.iter().any(|(letter, _)| *letter == 'C'));
+        creators.extend(creating.map(|item| (schema, item.grantee)));
+    }
+    let may = |guest: &&Housed<'_>| {
+        let schema = guest.entry.schema.as_str();
+        creators.contains(&(schema, guest.entry.owner.clone())) || creators.contains(&(schema, String::new()))
+    };
+    (at_first, guests.iter().filter(|guest| !may(guest)).map(|guest| guest.entry.dump_id).collect())
+}
+
+/// Owners that could not be given their objects, with the grant that helps.
+pub fn check(annex: &Annex, facts: &Facts, new_database: bool) -> Vec<Refusal> {
+    // By owner and who must let it create: how many objects, and where the first is.
+    let mut denied: BTreeMap<(&str, &str), (u64, String)> = BTreeMap::new();
+    for Housed { entry, host, place } in guests(annex, facts, new_database) {
+        // Roles that are missing, or cannot be acted as, are refused for that.
+        if facts.roles.contains_key(&entry.owner) && facts.roles.contains_key(host) {
+            denied.entry((entry.owner.as_str(), host)).or_insert((0, place)).0 += 1;
+        }
     }
     denied
         .into_iter()

@@ -21,13 +21,13 @@ const SUPERUSER_ONLY: [&str; 10] = [
     "TRANSFORM",
 ];
 
-/// Entries a role that is no superuser cannot make.
-pub fn check(annex: &Annex, facts: &Facts) -> Vec<Refusal> {
+/// Entries a role that is no superuser cannot make, but for those that are left out.
+pub fn check(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>) -> Vec<Refusal> {
     if facts.superuser {
         return Vec::new();
     }
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for entry in &annex.entries {
+    for entry in annex.entries.iter().filter(|entry| !left_out.contains_key(&entry.dump_id)) {
         let kind = entry.kind.as_str();
         let refused = SUPERUSER_ONLY.contains(&kind) || (kind == "SUBSCRIPTION" && !facts.may_subscribe);
         if refused {
@@ -42,7 +42,10 @@ pub fn check(annex: &Annex, facts: &Facts) -> Vec<Refusal> {
             Refusal::new(
                 "superuser_only",
                 format!("only a superuser can make {}{more}", shown.join(", ")),
-                format!("restore as a superuser, or back up a source without {}", kind.to_lowercase()),
+                format!(
+                    "restore as a superuser, or go without: --leave-out {} (into a new database)",
+                    super::adapt::word(kind)
+                ),
             )
         })
         .collect()

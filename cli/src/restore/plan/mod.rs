@@ -1,12 +1,16 @@
-//! The plan, made before the token is spent: the archive's entries against what the target is. Two
-//! outcomes: exact, or refused with every reason and its remedy. Of an archive that nobody has read there are no
+//! The plan, made before the token is spent: the archive's entries against what the target is. Three
+//! outcomes: exact; adapted, with every entry that takes another form or is left out; or refused with every reason and
+//! its remedy. Of an archive that nobody has read there are no
 //! entries: what can be known of it is checked, and the outcome is called unread.
 
+pub mod access;
 pub mod acl;
+pub mod adapt;
 mod containers;
 mod in_place;
 mod kinds;
 mod new_database;
+pub mod objects;
 mod omitted;
 mod order;
 mod roles;
@@ -14,10 +18,11 @@ mod widening;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use adapt::Adaptation;
 use serde::Serialize;
-use walwarden_contract::{ids::RestoreId, token::RestoreMode};
+use walwarden_contract::{ids::RestoreId, quote, token::RestoreMode};
 use walwarden_verifier::{
-    annex::{Annex, Entry, Omission},
+    annex::{Annex, Database, Entry, Omission},
     ids::shown,
     receipt::PlanCounts,
 };
@@ -46,7 +51,7 @@ impl Refusal {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// `exact`, `refused`, or `unread` for an archive whose contents are not known.
+    /// `exact`, `adapted`, `refused`, or `unread` for an archive whose contents are not known.
     pub outcome: &'static str,
     /// Mode.
     pub mode: RestoreMode,
@@ -60,6 +65,14 @@ pub struct Plan {
     pub kinds: BTreeMap<String, u64>,
     /// Entries left out, with the reason.
     pub left_out: Vec<String>,
+    /// Entries that take another form, with the difference.
+    pub adapted: Vec<String>,
+    /// Roles that are made on the target: NOLOGIN, and nothing else.
+    pub roles_made: Vec<String>,
+    /// Commands that make more like the source, for whoever may and wants to.
+    pub commands: Vec<String>,
+    /// What becomes of each entry.
+    pub entries: Vec<Fate>,
     /// What the source had and the backup has not.
     pub omissions: Vec<Omission>,
     /// Why not.
@@ -69,6 +82,40 @@ pub struct Plan {
     /// Dump ids for pg_restore, in the archive's order but for what [`order`] says.
     #[serde(skip)]
     pub dump_ids: Vec<i64>,
+    /// pg_restore gives nothing to its owner.
+    #[serde(skip)]
+    pub no_owner: bool,
+    /// The new database's properties.
+    #[serde(skip)]
+    pub properties: Database,
+    /// Statements before pg_restore.
+    #[serde(skip)]
+    pub before: Vec<String>,
+    /// Owners and rights to give after it.
+    #[serde(skip)]
+    pub fixes: Vec<access::Fix>,
+    /// Both as people read them: the same reason once.
+    #[serde(skip)]
+    groups: Vec<(&'static str, String)>,
+}
+
+/// What becomes of an entry.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fate {
+    /// Dump id.
+    pub dump_id: i64,
+    /// Kind.
+    pub kind: String,
+    /// Schema, or empty.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// `restored`, `adapted` or `leftOut`.
+    pub becomes: &'static str,
+    /// The difference, or why it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What the plan depends on beside annex and target.
@@ -85,6 +132,10 @@ pub struct Wishes<'a> {
     pub refuse_superuser: bool,
     /// More than one job was asked for explicitly.
     pub parallel_in_place: bool,
+    /// `--exact`
+    pub exact: bool,
+    /// What may be given up or left alone.
+    pub wanted: adapt::Wanted,
 }
 
 /// Whether an entry is about the database itself, which pg_restore makes only under `--create`.
@@ -129,12 +180,29 @@ impl Plan {
         if source_major > facts.major() {
             notes.push(format!("the target ({}) is older than the source ({source_major}): statements it does not know will end the restore", facts.major()));
         }
-        refusals.extend(roles::check(annex, facts, new_database, &mut notes));
-        refusals.extend(kinds::check(annex, facts));
-        refusals.extend(containers::check(annex, facts, new_database));
-        extensions(annex, facts, &mut refusals, &mut notes);
-        let (useless, data_lost) = omitted::entries(annex);
-        refusals.extend(data_lost);
+        let adapting = new_database && !is_opaque(annex);
+        let mut adaptation = match adapting {
+            true => adapt::new_database(annex, facts, &wishes.wanted),
+            false => {
+                refusals.extend(roles::check(annex, facts, new_database, &mut notes));
+                refusals.extend(kinds::check(annex, facts, &BTreeMap::new()));
+                refusals.extend(containers::check(annex, facts, new_database));
+                let (left_out, data_lost) = omitted::entries(annex);
+                refusals.extend(data_lost);
+                Adaptation { left_out, database: annex.database.clone(), ..Adaptation::default() }
+            }
+        };
+        if adapting {
+            refusals.append(&mut adaptation.refusals);
+            refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
+        } else if let Some(word) = wishes.wanted.leave_out.first() {
+            refusals.push(Refusal::new(
+                "leave_out_in_place",
+                format!("--leave-out {} is for restores into a new database", shown(word)),
+                "restore into a new database, or without that flag",
+            ));
+        }
+        extensions(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);
         let database = match (new_database, is_opaque(annex)) {
             (true, _) => new_database::check(annex, facts, wishes, &mut refusals, &mut notes),
             (false, true) => {
@@ -156,11 +224,21 @@ impl Plan {
         if !facts.lc_monetary_known && annex.tables.iter().any(|table| table.rows > 0) {
             notes.push("the source's lc_monetary is not known on the target: values of type money may not load, and the proof cannot compare them".into());
         }
+        let exact = adaptation.is_exact() || !adapting;
+        if wishes.exact && !exact {
+            refusals.push(Refusal::new(
+                "not_exact",
+                "the backup cannot be restored exactly into this target, and --exact is given",
+                "leave --exact out to accept what is adapted and left out, or restore as a superuser",
+            ));
+        }
+        notes.append(&mut adaptation.notes);
         let mut plan = Self {
             outcome: match (refusals.is_empty(), is_opaque(annex)) {
                 (false, _) => "refused",
                 (true, true) => "unread",
-                (true, false) => "exact",
+                (true, false) if exact => "exact",
+                (true, false) => "adapted",
             },
             mode: wishes.mode,
             database,
@@ -168,37 +246,72 @@ impl Plan {
             counts: PlanCounts::default(),
             kinds: BTreeMap::new(),
             left_out: Vec::new(),
+            adapted: Vec::new(),
+            roles_made: adaptation.made.clone(),
+            commands: std::mem::take(&mut adaptation.later),
+            entries: Vec::new(),
             omissions: annex.omissions.clone(),
             refusals,
             notes,
             dump_ids: Vec::new(),
+            no_owner: adaptation.no_owner,
+            properties: std::mem::take(&mut adaptation.database),
+            before: std::mem::take(&mut adaptation.before),
+            fixes: std::mem::take(&mut adaptation.fixes),
+            groups: Vec::new(),
         };
-        plan.sort_entries(annex, &useless);
+        plan.sort_entries(annex, &adaptation);
         if !new_database {
             plan.dump_ids = order::droppable(annex, &plan.dump_ids, &facts.inside.attached);
         }
         plan
     }
 
-    fn sort_entries(&mut self, annex: &Annex, useless: &BTreeMap<i64, String>) {
+    fn sort_entries(&mut self, annex: &Annex, adaptation: &Adaptation) {
+        let mut groups: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
         for entry in &annex.entries {
             *self.kinds.entry(entry.kind.clone()).or_default() += 1;
-            if let Some(reason) = useless.get(&entry.dump_id) {
-                self.counts.left_out += 1;
-                self.left_out.push(format!("{}: {reason}", entry_name(entry)));
-            } else if !is_database_level(entry) {
+            let left_out = match adaptation.left_out.get(&entry.dump_id) {
+                Some(reason) => Some(reason.clone()),
+                None if !is_database_level(entry) => None,
+                None if self.mode == RestoreMode::InPlace => Some("the database keeps its own properties".to_owned()),
+                None if entry.kind == "SECURITY LABEL" => Some("not part of the annex".to_owned()),
+                None => None,
+            };
+            let adapted = adaptation.adapted.get(&entry.dump_id);
+            let (becomes, reason) = match (left_out, adapted) {
+                (Some(reason), _) => ("leftOut", Some(reason)),
+                (None, Some(reason)) => ("adapted", Some(reason.clone())),
+                (None, None) => ("restored", None),
+            };
+            if becomes != "leftOut" && !is_database_level(entry) && !adaptation.replaced.contains(&entry.dump_id) {
                 self.dump_ids.push(entry.dump_id);
-                self.counts.restored += 1;
-            } else if self.mode == RestoreMode::InPlace {
-                self.counts.left_out += 1;
-                self.left_out.push(format!("{}: the database keeps its own properties", entry_name(entry)));
-            } else if entry.kind == "SECURITY LABEL" {
-                self.counts.left_out += 1;
-                self.left_out.push(format!("{}: not part of the annex", entry_name(entry)));
-            } else {
-                self.counts.restored += 1;
             }
+            match (becomes, &reason) {
+                ("leftOut", Some(reason)) => {
+                    self.counts.left_out += 1;
+                    self.left_out.push(format!("{}: {reason}", entry_name(entry)));
+                    groups.entry(("left out", reason.clone())).or_default().push(entry_name(entry));
+                }
+                ("adapted", Some(reason)) => {
+                    self.counts.adapted += 1;
+                    self.adapted.push(format!("{}: {reason}", entry_name(entry)));
+                    groups.entry(("adapted", reason.clone())).or_default().push(entry_name(entry));
+                }
+                _ => self.counts.restored += 1,
+            }
+            self.entries.push(Fate {
+                dump_id: entry.dump_id,
+                kind: entry.kind.clone(),
+                schema: entry.schema.clone(),
+                name: entry.name.clone(),
+                becomes,
+                reason,
+            });
         }
+        let groups =
+            groups.into_iter().map(|((label, reason), names)| (label, format!("{}: {reason}", adapt::some(&names))));
+        self.groups = groups.collect();
     }
 
     /// The list for pg_restore: dump ids only, so that no name can mean anything in it.
@@ -222,9 +335,19 @@ impl Plan {
         if !is_opaque(annex) {
             lines.push(("", format::contents(counts.tables, counts.rows, counts.sequences, counts.large_objects)));
         }
-        lines.extend(self.left_out.iter().map(|left| ("left out", left.clone())));
+        if !self.roles_made.is_empty() {
+            let names: Vec<String> = self.roles_made.iter().map(|name| format!("\"{}\"", shown(name))).collect();
+            let roles = format::counted(names.len() as u64, "role");
+            lines.push(("makes", format!("{roles}, NOLOGIN and nothing else: {}", names.join(", "))));
+        }
+        lines.extend(self.groups.iter().cloned());
         lines.extend(lacking(&self.omissions).map(|lack| ("lacks", lack)));
         lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
+        if !self.commands.is_empty() {
+            lines
+                .push(("later", "what the roles of the source have beside their names, for you to decide:".to_owned()));
+            lines.extend(self.commands.iter().map(|command| ("", shown(command))));
+        }
         for refusal in &self.refusals {
             lines.push(("refused", refusal.reason.clone()));
             lines.push(("", format!("remedy: {}", refusal.remedy)));
@@ -259,11 +382,18 @@ fn lacking(omissions: &[Omission]) -> impl Iterator<Item = String> {
     omissions.iter().take(LACKING_TOLD).map(one).chain(rest).collect::<Vec<_>>().into_iter()
 }
 
-fn extensions(annex: &Annex, facts: &Facts, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) {
+fn extensions(
+    annex: &Annex,
+    facts: &Facts,
+    left_out: &BTreeMap<i64, String>,
+    refusals: &mut Vec<Refusal>,
+    notes: &mut Vec<String>,
+) {
     let in_archive: BTreeSet<&str> = match is_opaque(annex) {
         true => annex.extensions.iter().map(|extension| extension.name.as_str()).collect(),
         false => {
             let entries = annex.entries.iter().filter(|entry| entry.kind == "EXTENSION");
+            let entries = entries.filter(|entry| !left_out.contains_key(&entry.dump_id));
             entries.map(|entry| entry.name.as_str()).collect()
         }
     };
@@ -279,8 +409,9 @@ fn extensions(annex: &Annex, facts: &Facts, refusals: &mut Vec<Refusal>, notes: 
                     shown(version)
                 ),
                 format!(
-                    "install the package of \"{}\" on the target's server, or enable it with its provider",
-                    shown(name)
+                    "install the package of \"{}\" on the target's server, enable it with its provider, or go without it: --leave-out {}",
+                    shown(name),
+                    quote::sh(&format!("extension:{}", shown(name)))
                 ),
             )),
             Some(offered) => {

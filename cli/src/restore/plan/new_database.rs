@@ -4,7 +4,7 @@ use walwarden_contract::quote;
 use walwarden_verifier::{annex::Annex, ids::shown};
 
 use super::{Refusal, Wishes};
-use crate::restore::{database, guards, target::facts::Facts};
+use crate::restore::{database, evidence::is_opaque, guards, target::facts::Facts};
 
 /// Checks what a new database needs; gives its final name.
 pub fn check(
@@ -22,6 +22,17 @@ pub fn check(
             format!("ALTER ROLE {} CREATEDB;", shown(&quote::ident(&facts.role))),
         ));
     }
+    // From 16 on a database's owner has the rights of pg_database_owner in any case.
+    if facts.major() == 15 && !facts.inherit && !facts.superuser && annex.entries.iter().any(|e| e.schema == "public") {
+        refusals.push(Refusal::new(
+            "no_inherit",
+            format!(
+                "\"{}\" has NOINHERIT, and so may not create in the schema public of its own database",
+                shown(&facts.role)
+            ),
+            format!("ALTER ROLE {} INHERIT;", shown(&quote::ident(&facts.role))),
+        ));
+    }
     if facts.databases.contains(&name) {
         refusals.push(Refusal::new(
             "database_exists",
@@ -36,12 +47,8 @@ pub fn check(
             "install that locale on the target's server",
         ));
     }
-    for (setting, problem) in facts.setting_problems.iter().filter(|(name, _)| !database::loads_libraries(name)) {
-        refusals.push(Refusal::new(
-            "setting_refused",
-            format!("the source database's setting {} cannot be made: {}", shown(setting), shown(problem)),
-            "restore as a role that may, or reset it in the source and back up again",
-        ));
+    if is_opaque(annex) {
+        unread(annex, facts, refusals);
     }
     let skipped: Vec<String> = annex
         .database
@@ -52,6 +59,22 @@ pub fn check(
         .collect();
     if !skipped.is_empty() {
         notes.push(format!("settings that load libraries are never restored: {}", skipped.join(", ")));
+    }
+    let own = database::temporary_name(wishes.restore_id);
+    for leftover in facts.databases.iter().filter(|name| database::is_leftover(name) && **name != own) {
+        notes.push(format!("an unfinished restore left a database behind: {}", database::drop_statement(leftover)));
+    }
+    name
+}
+
+/// What the database itself has must be had whole where nothing is adapted.
+fn unread(annex: &Annex, facts: &Facts, refusals: &mut Vec<Refusal>) {
+    for (setting, problem) in facts.setting_problems.iter().filter(|(name, _)| !database::loads_libraries(name)) {
+        refusals.push(Refusal::new(
+            "setting_refused",
+            format!("the source database's setting {} cannot be made: {}", shown(setting), shown(problem)),
+            "restore as a role that may, or reset it in the source and back up again",
+        ));
     }
     let foreign = annex.database.role_settings.iter().find(|setting| setting.role != facts.role);
     if let Some(setting) = foreign.filter(|_| !facts.superuser) {
@@ -64,11 +87,6 @@ pub fn check(
             "restore as a superuser",
         ));
     }
-    let own = database::temporary_name(wishes.restore_id);
-    for leftover in facts.databases.iter().filter(|name| database::is_leftover(name) && **name != own) {
-        notes.push(format!("an unfinished restore left a database behind: {}", database::drop_statement(leftover)));
-    }
-    name
 }
 
 fn free_name(taken: &str, databases: &[String]) -> String {

@@ -46,8 +46,13 @@ pub fn entries(annex: &Annex) -> (BTreeMap<i64, String>, Vec<Refusal>) {
     }
 }
 
+/// Whether it holds data, or data is loaded into it.
+pub fn holds_data(entry: &Entry) -> bool {
+    DATA.contains(&entry.kind.as_str())
+}
+
 fn data_lost(entry: &Entry) -> Option<Refusal> {
-    DATA.contains(&entry.kind.as_str()).then(|| {
+    holds_data(entry).then(|| {
         Refusal::new(
             "data_depends_on_omitted",
             format!("{} is in the backup and needs something that is not", entry_name(entry)),

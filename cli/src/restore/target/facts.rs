@@ -31,6 +31,10 @@ pub struct Facts {
     pub superuser: bool,
     /// CREATEDB
     pub create_db: bool,
+    /// CREATEROLE
+    pub create_role: bool,
+    /// INHERIT
+    pub inherit: bool,
     /// `pg_create_subscription` or superuser.
     pub may_subscribe: bool,
     /// In recovery or read-only.
@@ -39,6 +43,8 @@ pub struct Facts {
     pub encoding: String,
     /// Roles, and whether the restoring role may make each an owner, and then still use what it owns.
     pub roles: BTreeMap<String, bool>,
+    /// Roles that are superusers.
+    pub superusers: BTreeSet<String>,
     /// Roles the restoring role is a member of, with or without their rights.
     pub member_of: BTreeSet<String>,
     /// Of the backup's owners: first has the rights of second.
@@ -74,7 +80,10 @@ impl Facts {
         facts.lists(client).await.map_err(query_failed)?;
         facts.owners(client, annex).await.map_err(query_failed)?;
         facts.locale_problem = locale_problem(client, &facts, database).await;
-        facts.setting_problems = setting_problems(client, &database.settings).await.map_err(query_failed)?;
+        let of_roles =
+            database.role_settings.iter().map(|own| Setting { name: own.name.clone(), value: own.value.clone() });
+        let settings: Vec<Setting> = database.settings.iter().cloned().chain(of_roles).collect();
+        facts.setting_problems = setting_problems(client, &settings, &facts).await.map_err(query_failed)?;
         facts.lc_monetary_known = lc_monetary_known(client, &annex.settings).await;
         Ok(facts)
     }
@@ -96,7 +105,8 @@ impl Facts {
                         pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
                         pg_encoding_to_char(encoding)::text,
                         (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND pid <> pg_backend_pid()
-                          AND backend_type = 'client backend')
+                          AND backend_type = 'client backend'),
+                        rolsuper OR rolcreaterole, rolinherit
                    FROM pg_roles, pg_database d WHERE rolname = current_user AND datname = current_database()",
                 &[],
             )
@@ -111,6 +121,8 @@ impl Facts {
             read_only: row.get(5),
             encoding: row.get(6),
             other_sessions: row.get(7),
+            create_role: row.get(8),
+            inherit: row.get(9),
             ..Self::default()
         })
     }
@@ -121,12 +133,15 @@ impl Facts {
         // Without the role's rights ('USAGE'), what was given to it could not be filled or changed any more.
         let roles = format!(
             "SELECT rolname::text, pg_has_role(current_user, oid, '{right}') AND pg_has_role(current_user, oid, 'USAGE'),
-                    pg_has_role(current_user, oid, 'MEMBER') FROM pg_roles"
+                    pg_has_role(current_user, oid, 'MEMBER'), rolsuper FROM pg_roles"
         );
         for row in client.query(&roles, &[]).await? {
             self.roles.insert(row.get(0), row.get(1));
             if row.get(2) {
                 self.member_of.insert(row.get(0));
+            }
+            if row.get(3) {
+                self.superusers.insert(row.get(0));
             }
         }
         self.may_subscribe |= self.roles.get("pg_create_subscription").copied().unwrap_or(false);
@@ -229,9 +244,20 @@ async fn locale_problem(client: &Client, facts: &Facts, database: &Database) -> 
 async fn setting_problems(
     client: &Client,
     settings: &[Setting],
+    facts: &Facts,
 ) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
     let mut problems = Vec::new();
     for setting in settings {
+        if facts.major() >= 15 && !facts.superuser && setting.name.contains('.') {
+            // One that no module has defined: a session may set it, but only who was granted it may store it.
+            let query = "SELECT has_parameter_privilege(current_user, $1, 'SET')
+                             OR EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))";
+            if !client.query_one(query, &[&setting.name]).await?.get::<_, bool>(0) {
+                problems
+                    .push((setting.name.clone(), "only a superuser may store a parameter that nothing defines".into()));
+                continue;
+            }
+        }
         let error = trial(client, "SELECT set_config($1, $2, true)", &[&setting.name, &setting.value]).await;
         let Some(error) = error else { continue };
         let Some(db) = error.as_db_error() else { return Err(error) };

@@ -1,0 +1,594 @@
+//! What of a backup takes another form in a new database of this target, and what is left out of it: owners that cannot be
+//! kept, roles that are made, rights that are granted anew, what only a superuser could make.
+//!
+//! Left out without being asked is only what holds neither data nor logic. Access never becomes wider by it: an object's
+//! rights are restored whole, or replaced by those of them that can exist.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use walwarden_contract::quote;
+use walwarden_verifier::{
+    annex::{Annex, Database, Entry, Role},
+    ids::shown,
+};
+
+use super::{
+    Refusal,
+    access::{Fix, Rights},
+    acl::{self, Item},
+    containers, entry_name, is_database_level,
+    objects::Object,
+    omitted,
+};
+use crate::{
+    format,
+    restore::{database, target::facts::Facts},
+};
+
+/// What was asked for beside the mode.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// `--leave-out`: kinds, as the archive names them but in lower case with dashes, or `extension:NAME`.
+    pub leave_out: Vec<String>,
+    /// `--no-create-roles`
+    pub no_create_roles: bool,
+    /// `--adopt-definers`
+    pub adopt_definers: bool,
+}
+
+/// How a backup is fitted to a target.
+#[derive(Debug, Default)]
+pub struct Adaptation {
+    /// Entries that are left out, and why.
+    pub left_out: BTreeMap<i64, String>,
+    /// Entries that take another form, and which.
+    pub adapted: BTreeMap<i64, String>,
+    /// ACL entries in whose place [`Self::fixes`] stand.
+    pub replaced: BTreeSet<i64>,
+    /// Roles that are made.
+    pub made: Vec<String>,
+    /// pg_restore gives nothing to its owner.
+    pub no_owner: bool,
+    /// The database's own properties, as far as they can be had.
+    pub database: Database,
+    /// Statements before pg_restore, on the cluster.
+    pub before: Vec<String>,
+    /// Owners and rights to give after it.
+    pub fixes: Vec<Fix>,
+    /// Commands that make more like the source, for whoever may and wants to.
+    pub later: Vec<String>,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+    /// Why it cannot be done.
+    pub refusals: Vec<Refusal>,
+}
+
+/// What a role without superuser rights cannot make for certain, and what holds neither data nor logic. A publication of
+/// nothing but tables it can; of one without tables the annex does not say whether it is of all tables.
+fn is_free(entry: &Entry, annex: &Annex, facts: &Facts) -> bool {
+    match entry.kind.as_str() {
+        _ if facts.superuser => false,
+        "EVENT TRIGGER" => true,
+        "SUBSCRIPTION" => !facts.may_subscribe,
+        "PUBLICATION" => {
+            let has = |kind: &str| {
+                annex.entries.iter().any(|other| other.kind == kind && other.dependencies.contains(&entry.dump_id))
+            };
+            has("PUBLICATION TABLES IN SCHEMA") || !has("PUBLICATION TABLE")
+        }
+        _ => false,
+    }
+}
+
+/// Kinds that go with what they are about.
+const COMPANIONS: [&str; 7] = [
+    "ACL",
+    "COMMENT",
+    "SECURITY LABEL",
+    "PUBLICATION TABLE",
+    "PUBLICATION TABLES IN SCHEMA",
+    "SUBSCRIPTION TABLE",
+    "DEFAULT ACL",
+];
+
+/// Fits a backup to a new database of this target.
+pub fn new_database(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
+    let mut adaptation = Adaptation { database: annex.database.clone(), ..Adaptation::default() };
+    adaptation.leave_out(annex, facts, wanted);
+    adaptation.make_roles(annex, facts, wanted);
+    adaptation.keep_owners(annex, facts);
+    adaptation.rebuild_rights(annex, facts, wanted);
+    adaptation.fit_database(facts);
+    adaptation
+}
+
+/// Names in a word for `--leave-out`.
+pub fn word(kind: &str) -> String {
+    kind.to_lowercase().replace(' ', "-")
+}
+
+impl Adaptation {
+    /// Whether anything is not as in the source.
+    pub fn is_exact(&self) -> bool {
+        self.left_out.is_empty() && self.adapted.is_empty() && self.made.is_empty() && self.notes.is_empty()
+    }
+
+    fn kept<'a>(&self, annex: &'a Annex) -> Vec<&'a Entry> {
+        annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)).collect()
+    }
+
+    fn leave_out(&mut self, annex: &Annex, facts: &Facts, wanted: &Wanted) {
+        let (useless, data_lost) = omitted::entries(annex);
+        self.left_out = useless;
+        self.refusals.extend(data_lost);
+        let mut named = BTreeSet::new();
+        for entry in &annex.entries {
+            let kind = entry.kind.as_str();
+            let own = match kind {
+                "EXTENSION" => format!("extension:{}", entry.name),
+                _ => word(kind),
+            };
+            let asked = wanted.leave_out.contains(&own);
+            let free = is_free(entry, annex, facts);
+            let ownerless = kind == "EVENT TRIGGER" && !facts.superusers.contains(&entry.owner);
+            if asked {
+                self.left_out.entry(entry.dump_id).or_insert_with(|| format!("--leave-out {own}"));
+                named.insert(own);
+            } else if free {
+                let why = "only a superuser can make it for certain; it holds neither data nor logic";
+                self.left_out.entry(entry.dump_id).or_insert_with(|| why.to_owned());
+            } else if ownerless {
+                let why =
+                    format!("its owner must be a superuser, and \"{}\" is none on the target", shown(&entry.owner));
+                self.left_out.entry(entry.dump_id).or_insert(why);
+            }
+        }
+        for missing in wanted.leave_out.iter().filter(|word| !named.contains(*word)) {
+            self.refusals.push(Refusal::new(
+                "nothing_to_leave_out",
+                format!("the backup has no {}, which --leave-out names", shown(missing)),
+                "leave that flag out; --plan --json lists the kinds",
+            ));
+        }
+        self.close(annex, wanted);
+    }
+
+    /// What is about what is left out goes with it; data never does, logic only where something was named.
+    fn close(&mut self, annex: &Annex, wanted: &Wanted) {
+        loop {
+            let before = self.left_out.len();
+            for entry in &annex.entries {
+                if self.left_out.contains_key(&entry.dump_id) {
+                    continue;
+                }
+                let Some(reason) = entry.dependencies.iter().find_map(|id| self.left_out.get(id)) else { continue };
+                let reason = format!("it is about something that is left out ({reason})");
+                let reason = if reason.matches("it is about").count() > 1 {
+                    "it is about something that is left out".to_owned()
+                } else {
+                    reason
+                };
+                if omitted::holds_data(entry)
+                    || (wanted.leave_out.is_empty() && !COMPANIONS.contains(&entry.kind.as_str()))
+                {
+                    self.refusals.push(Refusal::new(
+                        "needed_by_data",
+                        format!("{} needs something that would be left out", entry_name(entry)),
+                        "restore as a superuser, or into a target that has what is missing",
+                    ));
+                }
+                self.left_out.insert(entry.dump_id, reason);
+            }
+            if self.left_out.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Roles that something needs and the target lacks.
+    fn make_roles(&mut self, annex: &Annex, facts: &Facts, wanted: &Wanted) {
+        let kept = self.kept(annex);
+        let owners: BTreeSet<&str> = kept.iter().map(|entry| entry.owner.as_str()).collect();
+        let mut needed: BTreeSet<String> = owners.iter().map(|name| (*name).to_owned()).collect();
+        let items = kept.iter().flat_map(|entry| entry.acl.iter().flatten()).chain(annex.database.acl.iter().flatten());
+        for item in items.filter_map(|item| acl::parse(item)) {
+            needed.extend([item.grantee, item.grantor]);
+        }
+        needed.extend(kept.iter().flat_map(|entry| entry.policy_roles.iter().cloned()));
+        needed.extend(annex.database.role_settings.iter().map(|setting| setting.role.clone()));
+        needed.insert(annex.database.owner.clone());
+        needed
+            .retain(|name| !name.is_empty() && !name.eq_ignore_ascii_case("public") && !facts.roles.contains_key(name));
+
+        let may = (facts.superuser || facts.create_role) && !wanted.no_create_roles;
+        let (made, missing): (Vec<String>, Vec<String>) =
+            needed.into_iter().partition(|name| may && !name.starts_with("pg_"));
+        for name in &made {
+            let role = quote::ident(name);
+            self.before.push(format!("CREATE ROLE {role} NOLOGIN"));
+            let owns = owners.contains(name.as_str()) || annex.database.owner == *name;
+            if owns && !facts.superuser {
+                let options = if facts.major() >= 16 { " WITH INHERIT TRUE, SET TRUE" } else { "" };
+                self.before.push(format!("GRANT {role} TO {}{options}", quote::ident(&facts.role)));
+            }
+        }
+        for role in annex.roles.iter().filter(|role| made.contains(&role.name)) {
+            for membership in role.member_of.iter().filter(|membership| made.contains(&membership.role)) {
+                self.before.push(format!("GRANT {} TO {}", quote::ident(&membership.role), quote::ident(&role.name)));
+            }
+            self.later.extend(attributes(role));
+        }
+        let policies = |name: &String| kept.iter().find(|entry| entry.policy_roles.contains(name));
+        for name in &missing {
+            if let Some(policy) = policies(name) {
+                self.refusals.push(Refusal::new(
+                    "role_missing",
+                    format!(
+                        "the role \"{}\" does not exist on the target, and {} names it",
+                        shown(name),
+                        entry_name(policy)
+                    ),
+                    format!("CREATE ROLE {} NOLOGIN;", shown(&quote::ident(name))),
+                ));
+            }
+        }
+        self.made = made;
+    }
+
+    fn exists(&self, facts: &Facts, name: &str) -> bool {
+        name.is_empty() || facts.roles.contains_key(name) || self.made.iter().any(|made| made == name)
+    }
+
+    /// Whether the restoring role may make this one an owner, and still use what it owns.
+    fn may_act_as(&self, facts: &Facts, name: &str) -> bool {
+        name.is_empty()
+            || name == facts.role
+            || self.made.iter().any(|made| made == name)
+            || (facts.superuser && facts.roles.contains_key(name))
+            || facts.roles.get(name).copied().unwrap_or(false)
+            // Whoever owns the database acts as this one there.
+            || name == "pg_database_owner"
+    }
+
+    /// All owners as in the source; or, where one cannot be kept, everything is made by the restoring role and then given
+    /// to those that can.
+    fn keep_owners(&mut self, annex: &Annex, facts: &Facts) {
+        let kept = self.kept(annex);
+        let me = facts.role.clone();
+        // Default privileges are a role's own: they are set for it, or not at all.
+        let mut foreign_defaults = Vec::new();
+        for entry in kept.iter().filter(|entry| entry.kind == "DEFAULT ACL") {
+            let missing = entry
+                .acl
+                .iter()
+                .flatten()
+                .filter_map(|item| acl::parse(item))
+                .find(|item| !self.exists(facts, &item.grantee));
+            if !self.may_act_as(facts, &entry.owner) {
+                let why = format!(
+                    "default privileges of \"{}\", which \"{}\" may not act as",
+                    shown(&entry.owner),
+                    shown(&me)
+                );
+                foreign_defaults.push((entry.dump_id, why));
+            } else if let Some(item) = missing {
+                let why =
+                    format!("default privileges for \"{}\", which does not exist on the target", shown(&item.grantee));
+                foreign_defaults.push((entry.dump_id, why));
+            }
+        }
+        self.left_out.extend(foreign_defaults);
+        let objects: Vec<&Entry> = kept
+            .iter()
+            .copied()
+            .filter(|entry| {
+                !is_database_level(entry) && entry.kind != "DEFAULT ACL" && !self.left_out.contains_key(&entry.dump_id)
+            })
+            .collect();
+        let lost = objects.iter().any(|entry| !self.may_act_as(facts, &entry.owner));
+        let (denied_at_first, denied) = containers::denied(annex, facts);
+        self.no_owner = lost || objects.iter().any(|entry| denied_at_first.contains(&entry.dump_id));
+        if !self.no_owner {
+            return;
+        }
+        for entry in objects {
+            if entry.owner == me || entry.owner.is_empty() || entry.kind == "ACL" || entry.kind == "COMMENT" {
+                continue;
+            }
+            let given = self.may_act_as(facts, &entry.owner)
+                && entry.owner != "pg_database_owner"
+                && !denied.contains(&entry.dump_id);
+            match Object::of(entry) {
+                Some(object) if given => {
+                    let owner = Some(entry.owner.clone());
+                    self.fixes.push(Fix { object, column: None, owner, rights: None });
+                }
+                _ if owns_nothing(entry) => {}
+                _ => {
+                    let why = format!("belongs to \"{}\" instead of \"{}\"", shown(&me), shown(&entry.owner));
+                    self.adapted.insert(entry.dump_id, why);
+                }
+            }
+        }
+    }
+
+    /// Who owns what this entry makes, in the end.
+    fn owner_after<'a>(&self, entry: &'a Entry, facts: &'a Facts) -> &'a str {
+        let stays = !self.no_owner || entry.owner.is_empty() || entry.owner == "pg_database_owner";
+        match self.adapted.contains_key(&entry.dump_id) {
+            false if stays => &entry.owner,
+            false if Object::of(entry).is_some() && self.may_act_as(facts, &entry.owner) => &entry.owner,
+            _ => &facts.role,
+        }
+    }
+
+    /// ACL entries that name a role that is not there, or one that is not the owner here, make room for the same rights
+    /// granted by the owner; functions that run with their owner's rights are nobody's to call where that is another.
+    fn rebuild_rights(&mut self, annex: &Annex, facts: &Facts, wanted: &Wanted) {
+        let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+        let kept = self.kept(annex);
+        let mut handled = BTreeSet::new();
+        for entry in kept.iter().filter(|entry| entry.kind == "ACL" && !is_database_level(entry)) {
+            let about =
+                entry.dependencies.iter().find_map(|id| by_id.get(id).copied().filter(|e| Object::of(e).is_some()));
+            let (object, column, owner, acl) = match (about, &entry.acl) {
+                // Of a column, or of what has no entry.
+                (about, Some(acl)) => match tagged(entry, about) {
+                    Some((object, column)) => {
+                        let owner = about.map_or(entry.owner.as_str(), |about| self.owner_after(about, facts));
+                        let owner = if about.is_none() && entry.name != "SCHEMA public" && self.no_owner {
+                            &facts.role
+                        } else {
+                            owner
+                        };
+                        (Some(object), column, owner, Some(acl))
+                    }
+                    None => (None, None, entry.owner.as_str(), Some(acl)),
+                },
+                (Some(about), None) => (Object::of(about), None, self.owner_after(about, facts), about.acl.as_ref()),
+                (None, None) => (None, None, entry.owner.as_str(), None),
+            };
+            let items: Vec<Item> = acl.into_iter().flatten().filter_map(|item| acl::parse(item)).collect();
+            let missing: BTreeSet<&str> =
+                items.iter().map(|item| item.grantee.as_str()).filter(|name| !self.exists(facts, name)).collect();
+            let by_others =
+                !facts.superuser && items.iter().any(|item| item.grantor != entry.owner && item.grantor != facts.role);
+            let moved = owner != entry.owner
+                || (self.no_owner && entry.owner != facts.role && entry.owner != "pg_database_owner");
+            let of_extension = about.is_none() && entry.name != "SCHEMA public" && !facts.superuser;
+            if missing.is_empty() && !by_others && !moved && !of_extension {
+                continue;
+            }
+            if of_extension {
+                let why =
+                    "only a superuser can change rights on what an extension brought: it has those it is made with";
+                self.left_out.insert(entry.dump_id, why.to_owned());
+                continue;
+            }
+            let Some(object) = object else {
+                let why = "whom it names is not known; what it is about has the rights it is made with".to_owned();
+                self.left_out.insert(entry.dump_id, why);
+                continue;
+            };
+            let mut reasons = Vec::new();
+            if !missing.is_empty() {
+                let names: Vec<String> = missing.iter().map(|name| format!("\"{}\"", shown(name))).collect();
+                reasons.push(format!("without rights for {}, not on the target", names.join(", ")));
+            }
+            if by_others {
+                reasons.push("granted by the owner instead of by others".to_owned());
+            }
+            if owner != entry.owner {
+                reasons.push("what its owner had goes to its new owner".to_owned());
+            }
+            if let Some(about) = about {
+                handled.insert(about.dump_id);
+            }
+            let closed = about.is_some_and(|about| self.is_adopted_definer(about, facts)) && !wanted.adopt_definers;
+            let items = match closed {
+                true => Vec::new(),
+                false => renamed(items, &entry.owner, owner, |name| self.exists(facts, name)),
+            };
+            let items = if closed { vec![own_execute(owner)] } else { items };
+            self.fixes.push(Fix {
+                object,
+                column,
+                owner: None,
+                rights: Some(Rights { holder: owner.to_owned(), items }),
+            });
+            self.replaced.insert(entry.dump_id);
+            if closed {
+                reasons = vec![DEFINER.to_owned()];
+            }
+            if !reasons.is_empty() {
+                self.adapted.insert(entry.dump_id, reasons.join("; "));
+            }
+        }
+        if wanted.adopt_definers {
+            return;
+        }
+        for entry in kept {
+            if !handled.contains(&entry.dump_id)
+                && self.is_adopted_definer(entry, facts)
+                && let Some(object) = Object::of(entry)
+            {
+                let rights = Rights { holder: facts.role.clone(), items: vec![own_execute(&facts.role)] };
+                self.fixes.push(Fix { object, column: None, owner: None, rights: Some(rights) });
+                let why = self.adapted.entry(entry.dump_id).or_default();
+                *why = format!("{why}, and {DEFINER}");
+            }
+        }
+    }
+
+    /// A function that runs with its owner's rights, and would run with another's.
+    fn is_adopted_definer(&self, entry: &Entry, facts: &Facts) -> bool {
+        entry.security_definer && self.owner_after(entry, facts) != entry.owner
+    }
+
+    /// The database's own properties, without what cannot be had.
+    fn fit_database(&mut self, facts: &Facts) {
+        let mut dropped = Vec::new();
+        if !self.may_act_as(facts, &self.database.owner) {
+            self.database.owner.clone_from(&facts.role);
+        }
+        if let Some(items) = self.database.acl.take() {
+            let exists = |item: &String| acl::parse(item).is_some_and(|item| self.exists(facts, &item.grantee));
+            let (kept, lost): (Vec<String>, Vec<String>) = items.into_iter().partition(exists);
+            dropped.extend(lost.iter().map(|item| format!("the right {} on it", shown(item))));
+            self.database.acl = Some(kept);
+        }
+        let problems: BTreeMap<&str, &str> =
+            facts.setting_problems.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+        let settings = std::mem::take(&mut self.database.settings);
+        for setting in settings {
+            match problems.get(setting.name.as_str()).filter(|_| !database::loads_libraries(&setting.name)) {
+                Some(why) => dropped.push(format!("its setting {} ({})", shown(&setting.name), shown(why))),
+                None => self.database.settings.push(setting),
+            }
+        }
+        let settings = std::mem::take(&mut self.database.role_settings);
+        for setting in settings {
+            let own = facts.superuser || setting.role == facts.role || self.made.contains(&setting.role);
+            if own && !problems.contains_key(setting.name.as_str()) {
+                self.database.role_settings.push(setting);
+            } else {
+                dropped.push(format!("its setting {} for \"{}\"", shown(&setting.name), shown(&setting.role)));
+            }
+        }
+        if !dropped.is_empty() {
+            let count = dropped.len();
+            let shown = dropped.into_iter().take(5).collect::<Vec<_>>().join(", ");
+            let more = if count > 5 { format!(" and {} more", count - 5) } else { String::new() };
+            self.notes.push(format!("the database will be without {shown}{more}"));
+        }
+    }
+}
+
+const DEFINER: &str =
+    "runs with its owner's rights, and they are another's here: nobody else may call it (--adopt-definers)";
+
+fn own_execute(owner: &str) -> Item {
+    Item { grantee: owner.to_owned(), privileges: vec![('X', false)], grantor: owner.to_owned() }
+}
+
+/// Entries whose owner decides nothing that lasts.
+fn owns_nothing(entry: &Entry) -> bool {
+    const PARTS: [&str; 15] = [
+        "TABLE DATA",
+        "STATISTICS DATA",
+        "SEQUENCE SET",
+        "SEQUENCE OWNED BY",
+        "DEFAULT",
+        "CONSTRAINT",
+        "CHECK CONSTRAINT",
+        "FK CONSTRAINT",
+        "INDEX",
+        "INDEX ATTACH",
+        "TABLE ATTACH",
+        "TRIGGER",
+        "POLICY",
+        "RULE",
+        "ROW SECURITY",
+    ];
+    PARTS.contains(&entry.kind.as_str())
+        || ["BLOBS", "MATERIALIZED VIEW DATA", "EXTENSION", "SECURITY LABEL", "PUBLICATION TABLE"].contains(&entry.kind.as_str())
+        // The schema `public` is there before; it belongs to whoever owns the database.
+        || (entry.kind == "SCHEMA" && entry.name == "public" && entry.owner == "pg_database_owner")
+}
+
+/// Items for the roles that exist, the owner's in the name of who owns it here.
+fn renamed(items: Vec<Item>, from: &str, to: &str, exists: impl Fn(&str) -> bool) -> Vec<Item> {
+    let mut all: Vec<Item> = Vec::new();
+    for mut item in items {
+        if !exists(&item.grantee) && item.grantee != from {
+            continue;
+        }
+        if item.grantee == from {
+            to.clone_into(&mut item.grantee);
+        }
+        to.clone_into(&mut item.grantor);
+        all.push(item);
+    }
+    all
+}
+
+/// What an ACL entry with rights of its own is about: `COLUMN table.column`, or an object that an extension brought, or
+/// the schema `public`. Names in it are quoted where needed.
+fn tagged(entry: &Entry, about: Option<&Entry>) -> Option<(Object, Option<String>)> {
+    let (kind, rest) = entry.name.split_once(' ')?;
+    let schema = entry.schema.clone();
+    match kind {
+        "COLUMN" => {
+            let object = Object::of(about?)?;
+            let (table, rest) = unquoted(rest)?;
+            let (column, rest) = unquoted(rest.strip_prefix('.')?)?;
+            (rest.is_empty() && table == about?.name).then_some((object, Some(column)))
+        }
+        "SCHEMA" => Some((Object::Schema(unquoted(rest)?.0), None)),
+        "TABLE" => Some((Object::Relation(schema, unquoted(rest)?.0), None)),
+        "SEQUENCE" => Some((Object::Sequence(schema, unquoted(rest)?.0), None)),
+        "FUNCTION" | "PROCEDURE" => {
+            let (name, arguments) = unquoted(rest)?;
+            Some((Object::Routine(schema, format!("{name}{arguments}")), None))
+        }
+        _ => None,
+    }
+}
+
+/// An identifier, quoted or not, and what follows it.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(['.', '(']).unwrap_or(text.len());
+        return Some((text[..end].to_owned(), &text[end..]));
+    };
+    let mut name = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        if c != '"' {
+            name.push(c);
+        } else if quoted[at + 1..].starts_with('"') {
+            chars.next();
+            name.push('"');
+        } else {
+            return Some((name, &quoted[at + 1..]));
+        }
+    }
+    None
+}
+
+/// What a role had in the source beside its name, as a command: the annex is the source's word, so it is not run.
+fn attributes(role: &Role) -> Vec<String> {
+    let name = quote::ident(&role.name);
+    let words = [
+        (role.login, "LOGIN"),
+        (role.superuser, "SUPERUSER"),
+        (role.create_db, "CREATEDB"),
+        (role.create_role, "CREATEROLE"),
+        (role.replication, "REPLICATION"),
+        (role.bypass_rls, "BYPASSRLS"),
+        (!role.inherit, "NOINHERIT"),
+    ];
+    let words: Vec<&str> = words.into_iter().filter(|(has, _)| *has).map(|(_, word)| word).collect();
+    let mut commands = Vec::new();
+    if !words.is_empty() {
+        commands.push(format!("ALTER ROLE {name} {};", words.join(" ")));
+    }
+    for setting in role.settings.iter().filter(|setting| !database::loads_libraries(&setting.name)) {
+        commands.push(format!(
+            "ALTER ROLE {name} SET {} TO {};",
+            quote::ident(&setting.name),
+            quote::literal(&setting.value)
+        ));
+    }
+    commands
+}
+
+/// Names in a row, the first few of them.
+pub fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let first = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => first,
+        more => format!("{first} and {} more", format::count(more as u64)),
+    }
+}
