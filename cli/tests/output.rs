@@ -84,12 +84,18 @@ fn every_documented_line_is_written_and_is_json() {
         "temporaryDatabase",
         "counts",
         "kinds",
+        "adapted",
         "leftOut",
+        "rolesMade",
+        "commands",
+        "entries",
         "omissions",
         "refusals",
         "notes",
     ];
     holds(&plan["plan"], &of_a_plan);
+    let of_an_entry = ["dumpId", "kind", "schema", "name", "becomes"];
+    holds(&plan["plan"]["entries"][0], &of_an_entry);
     let restored = run(&["--prove"]);
     assert!(restored.status.success(), "{}", said(&restored));
     holds(&state(&restored, "inspected")["payload"], &["keySource", "keyId", "manifestHash"]);
@@ -166,10 +172,10 @@ fn every_documented_line_is_written_and_is_json() {
         section.lines().filter(|line| line.starts_with("| `{\"plan\"") || line.contains("{\"state\":\"completed\""))
     {
         for word in row.split('`').skip(1).step_by(2).filter(|word| word.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            let known = of_a_plan.iter().chain(&of_a_completion).any(|field| field == &word);
+            let known = of_a_plan.iter().chain(&of_a_completion).chain(&of_an_entry).any(|field| field == &word);
             let values = [
-                "exact", "refused", "unread", "code", "reason", "remedy", "kind", "schema", "name", "plan", "true",
-                "false",
+                "exact", "adapted", "refused", "unread", "restored", "leftOut", "code", "reason", "remedy", "kind",
+                "schema", "name", "plan", "true", "false",
             ];
             assert!(known || values.contains(&word), "`{word}` is documented and was never seen");
         }

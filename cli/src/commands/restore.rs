@@ -14,6 +14,15 @@ pub struct RestoreArguments {
     /// Manifest hash of the backup (64 hexadecimal digits, `sha256:` may precede).
     #[arg(long, value_name = "SHA256")]
     pub manifest: Option<String>,
+    /// Without token and server: the artifact, `….dump`, fetched from the bucket.
+    #[arg(long, value_name = "FILE", requires_all = ["envelope", "annex"], conflicts_with = "api_url")]
+    pub artifact: Option<PathBuf>,
+    /// Its signed manifest, `….manifest.json`.
+    #[arg(long, value_name = "FILE", requires = "artifact")]
+    pub envelope: Option<PathBuf>,
+    /// Its annex, `….annex.jsonl.gz`.
+    #[arg(long, value_name = "FILE", requires = "artifact")]
+    pub annex: Option<PathBuf>,
     /// Where to restore: postgresql://user@host:5432/dbname. Better kept in WALWARDEN_TARGET: a command line
     /// is visible to this machine's other users.
     #[arg(long, value_name = "DSN")]
@@ -87,6 +96,9 @@ impl RestoreArguments {
         };
         let text = |value: &Option<String>| value.as_deref().map(quote::sh);
         option("--manifest", text(&self.manifest));
+        option("--artifact", self.artifact.as_ref().map(path));
+        option("--envelope", self.envelope.as_ref().map(path));
+        option("--annex", self.annex.as_ref().map(path));
         option("--mode", text(&self.mode));
         option("--created-database", text(&self.created_database));
         let open = |dsn: &String| Dsn::parse(dsn).is_ok_and(|dsn| dsn.password.is_none());
@@ -118,7 +130,7 @@ impl RestoreArguments {
 
 const AFTER_HELP: &str = "\
 Environment:
-  WALWARDEN_TOKEN     the restore token (required)
+  WALWARDEN_TOKEN     the restore token (required, but with --artifact)
   WALWARDEN_TARGET    the target's connection string
   WALWARDEN_BASE_URL  the server (WALWARDEN_API_URL is its older name)
   WALWARDEN_PUBKEY    public keys to trust
@@ -164,6 +176,12 @@ mod tests {
             "walwarden restore",
             "--manifest",
             "aa",
+            "--artifact",
+            "/a.dump",
+            "--envelope",
+            "/a b.json",
+            "--annex",
+            "/a.gz",
             "--mode",
             "in_place",
             "--created-database",
@@ -184,8 +202,6 @@ mod tests {
             "event-trigger",
             "--leave-out",
             "extension:a b",
-            "--api-url",
-            "http://h",
             "--confirm-destructive",
             "--prove",
             "--keep-failed",

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde_json::json;
-use walwarden_client::worker::SessionSecret;
+use walwarden_client::worker::{JobSession, SessionSecret};
 use walwarden_contract::{
     exit::ExitCode,
     failure::FailureClass,
@@ -42,7 +42,7 @@ pub async fn complete(
     prepared: Prepared<'_>,
     workspace: Workspace,
     reporter: Reporter,
-    secret: &SessionSecret,
+    claimed: Option<(JobSession, SessionSecret)>,
     restored: Restored,
     started: Instant,
     output: &Output,
@@ -57,23 +57,27 @@ pub async fn complete(
         target_server_version: prepared.facts.version.clone(),
     }));
     output.phase("report", 0);
-    let sealed = reporter.finish(&finish).await;
+    let told = reporter.finish(&finish).await;
     output.halt();
     let _ = std::fs::remove_file(workspace.path(download::ARTIFACT));
-    let unsealed = match &sealed {
-        Ok(_) => None,
+    let sealed = told.as_ref().and_then(|told| told.as_ref().ok());
+    let unsealed = match &told {
+        // Nobody was to be told.
+        None | Some(Ok(_)) => None,
         // Refused for good: reporting it later would be refused again.
-        Err(error) if error.exit_code() != ExitCode::Retryable => {
+        Some(Err(error)) if error.exit_code() != ExitCode::Retryable => {
             output.warn(&format!("the restore is complete, but Walwarden refused the report: {error}"));
             if let Some(hint) = error.hint() {
                 output.say(&format!("hint: {hint}"));
             }
             None
         }
-        Err(error) => {
-            let org = &prepared.request.claims.org_id;
-            let command =
-                later::keep(&workspace, &prepared.request.base_url, org, prepared.restore_id(), secret, finish)?;
+        Some(Err(error)) => {
+            let (Some(service), Some((_, secret))) = (prepared.request.service(), &claimed) else {
+                return Err(Failure::internal("a report without a claim"));
+            };
+            let (url, org) = (&service.base_url, &service.claims.org_id);
+            let command = later::keep(&workspace, url, org, prepared.restore_id(), secret, finish)?;
             output.warn(&format!("the restore is complete, but Walwarden was not told: {error}"));
             output.say(&format!("report it later with: {command}"));
             Some(command)
@@ -104,8 +108,8 @@ pub async fn complete(
         "plan": prepared.plan.counts,
         "proof": proof,
         "pgRestore": prepared.program.version,
-        "sealed": sealed.is_ok(),
-        "receiptHash": sealed.as_ref().ok().and_then(|status| status.receipt_hash.clone()),
+        "sealed": sealed.is_some(),
+        "receiptHash": sealed.and_then(|status| status.receipt_hash.clone()),
         "reportCommand": unsealed,
         "look": look,
     });
@@ -158,6 +162,11 @@ pub async fn give_up(
         );
         if cancelled {
             failure.code = "interrupted".into();
+        }
+        if prepared.request.service().is_none() {
+            workspace.remove();
+            failure.hint = Some(format!("run the same command again, in the same environment:\n{resume}"));
+            return failure;
         }
         failure.hint = Some(format!(
             "run the same command again, in the same environment: it goes on with what is kept in {}\n{resume}",

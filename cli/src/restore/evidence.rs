@@ -5,7 +5,7 @@ use std::{io::Read, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
 use walwarden_client::{ApiClient, RetryPolicy, worker};
-use walwarden_contract::{failure::FailureClass, ids::RestoreId, worker::SignedRequest};
+use walwarden_contract::{failure::FailureClass, worker::SignedRequest};
 use walwarden_verifier::{
     annex::{Annex, AnnexSize, Entry},
     archive::{ContentLine, ContentsDigest},
@@ -15,7 +15,10 @@ use walwarden_verifier::{
     manifest::{self, VerifiedManifest},
 };
 
-use super::{guards::Request, workspace::Workspace};
+use super::{
+    guards::{Request, Service},
+    workspace::Workspace,
+};
 use crate::failure::Failure;
 
 /// Whether nobody has looked into the archive: there are no entries to plan with and no digests to compare with.
@@ -51,6 +54,7 @@ impl Evidence {
     /// From the server, or from the workspace of an interrupted restore; verified alike.
     pub async fn load(
         request: &Request,
+        service: &Service,
         client: &ApiClient,
         pubkey: Option<&Path>,
         kept: Option<&Workspace>,
@@ -59,18 +63,18 @@ impl Evidence {
         if let Some(workspace) = kept
             && let (Some(envelope), Some(annex_file)) = (workspace.read(ENVELOPE)?, workspace.read(ANNEX)?)
         {
-            let manifest = verify_manifest(&envelope, &keys, &key_source, request)?;
+            let manifest = verify_manifest(&envelope, &keys, &key_source, request, service)?;
             let annex = verify_annex(&annex_file, &manifest)?;
             return Ok(Self { manifest, annex, key_source, envelope, annex_file });
         }
-        let answer = worker::inspect(client, request.token.clone()).await?;
-        let restore_id: &RestoreId = &request.claims.job_intent_id;
-        if answer.restore_id != *restore_id || answer.mode != request.mode || answer.org_id != request.claims.org_id {
+        let answer = worker::inspect(client, service.token.clone()).await?;
+        let org_id = &service.claims.org_id;
+        if answer.restore_id != request.restore_id || answer.mode != request.mode || answer.org_id != *org_id {
             return Err(Failure::user("unexpected_answer", "the server describes another restore than the token does")
                 .hint("check WALWARDEN_BASE_URL"));
         }
         let envelope = answer.envelope.into_bytes();
-        let manifest = verify_manifest(&envelope, &keys, &key_source, request)?;
+        let manifest = verify_manifest(&envelope, &keys, &key_source, request, service)?;
         let annex_file = fetch_annex(&answer.annex, &manifest).await?;
         let annex = verify_annex(&annex_file, &manifest)?;
         Ok(Self { manifest, annex, key_source, envelope, annex_file })
@@ -164,14 +168,16 @@ fn verify_manifest(
     keys: &KeySet,
     key_source: &str,
     request: &Request,
+    service: &Service,
 ) -> Result<VerifiedManifest, Failure> {
     let verified = open_manifest(envelope, keys, key_source)?;
-    if verified.hash != request.manifest {
+    if request.manifest.as_ref().is_some_and(|named| *named != verified.hash) {
         let message = format!("the server gave the manifest {} instead of the one asked for", verified.hash);
         return Err(Failure::class(FailureClass::ManifestInvalid, message));
     }
     let backup = verified.backup();
-    if backup.org_id != request.claims.org_id.as_str() || backup.backup_id != request.claims.backup_id.as_str() {
+    let claims = &service.claims;
+    if backup.org_id != claims.org_id.as_str() || backup.backup_id != claims.backup_id.as_str() {
         return Err(Failure::class(
             FailureClass::ManifestInvalid,
             "the manifest is of another organization or backup than the token",

@@ -5,6 +5,7 @@ use std::{io::IsTerminal, path::PathBuf};
 
 use walwarden_contract::{
     dsn::Dsn,
+    ids::RestoreId,
     secret::Secret,
     time,
     token::{self, RestoreMode, RestoreTokenPayload},
@@ -79,8 +80,10 @@ const HOSTED: &str = "https://walwarden.com";
 
 /// A restore that may be begun.
 pub struct Request {
-    /// Manifest hash, lower-case hex.
-    pub manifest: String,
+    /// Manifest hash, lower-case hex, if one was named.
+    pub manifest: Option<String>,
+    /// The restore: the token's, or one of our own where there is no token.
+    pub restore_id: RestoreId,
     /// Mode.
     pub mode: RestoreMode,
     /// Where to restore.
@@ -89,14 +92,50 @@ pub struct Request {
     pub created_database: Option<String>,
     /// `--jobs`
     pub jobs: Option<usize>,
+    /// Where the backup comes from.
+    pub from: From,
+    /// What is worth a warning.
+    pub warnings: Vec<String>,
+}
+
+/// Where a backup comes from.
+pub enum From {
+    /// From the bucket, by a token.
+    Service(Service),
+    /// From files that were fetched before.
+    Files(Files),
+}
+
+/// A token and who takes it.
+pub struct Service {
     /// The token.
     pub token: Secret,
     /// What the token says; only the server can tell whether it is genuine.
     pub claims: RestoreTokenPayload,
     /// The server.
     pub base_url: String,
-    /// What is worth a warning.
-    pub warnings: Vec<String>,
+}
+
+/// What lies in the bucket of a backup, and the keys to trust.
+pub struct Files {
+    /// `….dump`
+    pub artifact: PathBuf,
+    /// `….manifest.json`
+    pub envelope: PathBuf,
+    /// `….annex.jsonl.gz`
+    pub annex: PathBuf,
+    /// PEM
+    pub pubkey: PathBuf,
+}
+
+impl Request {
+    /// The service, if it takes part.
+    pub fn service(&self) -> Option<&Service> {
+        match &self.from {
+            From::Service(service) => Some(service),
+            From::Files(_) => None,
+        }
+    }
 }
 
 /// The server a command talks to: flag, environment, then the hosted service.
@@ -112,7 +151,10 @@ pub fn check(
     now_seconds: i64,
     resumable: impl FnOnce(&RestoreTokenPayload) -> bool,
 ) -> Result<Request, Failure> {
-    let manifest = manifest(arguments.manifest.as_deref())?;
+    let manifest = match (&arguments.manifest, &arguments.artifact) {
+        (None, Some(_)) => None,
+        (named, _) => Some(manifest(named.as_deref())?),
+    };
     let mode = mode(arguments.mode.as_deref())?;
     if mode == RestoreMode::InPlace && !arguments.confirm_destructive {
         let problem = "--mode in_place drops every object of the backup from the target before loading, and --confirm-destructive is not given";
@@ -123,19 +165,49 @@ pub fn check(
         created_database(name, mode)?;
     }
     let jobs = jobs(arguments.jobs.as_deref())?;
-    let token = environment.token.clone().ok_or_else(|| {
-        Failure::user("token_missing", "WALWARDEN_TOKEN is not set")
-            .hint("issue a restore token for the backup and run its one-liner, which sets WALWARDEN_TOKEN")
-    })?;
-    let claims = claims(&token, &manifest, mode, now_seconds, resumable)?;
+    let from = match files(arguments, environment)? {
+        Some(files) => From::Files(files),
+        None => {
+            let token = environment.token.clone().ok_or_else(|| {
+                Failure::user("token_missing", "WALWARDEN_TOKEN is not set")
+                    .hint("issue a restore token for the backup and run its one-liner, which sets WALWARDEN_TOKEN")
+            })?;
+            let claims = claims(&token, manifest.as_deref().unwrap_or_default(), mode, now_seconds, resumable)?;
+            From::Service(Service { token, claims, base_url: base_url(arguments, environment) })
+        }
+    };
+    let restore_id = match &from {
+        From::Service(service) => service.claims.job_intent_id.clone(),
+        From::Files(_) => {
+            let mut random = [0; 10];
+            getrandom::fill(&mut random).map_err(|error| Failure::internal(format!("no randomness: {error}")))?;
+            RestoreId::new(now_seconds.unsigned_abs() * 1000, random)
+        }
+    };
     let mut warnings = Vec::new();
     let target = target(arguments.target.as_deref(), environment, arguments.json, &mut warnings)?;
     if mode == RestoreMode::InPlace && target.dbname.is_none() {
         return Err(no_database("and in_place overwrites one", "overwrite"));
     }
-    let base_url = base_url(arguments, environment);
     let created_database = arguments.created_database.clone();
-    Ok(Request { manifest, mode, target, created_database, jobs, token, claims, base_url, warnings })
+    Ok(Request { manifest, restore_id, mode, target, created_database, jobs, from, warnings })
+}
+
+fn files(arguments: &RestoreArguments, environment: &Environment) -> Result<Option<Files>, Failure> {
+    let (Some(artifact), Some(envelope), Some(annex)) = (&arguments.artifact, &arguments.envelope, &arguments.annex)
+    else {
+        return Ok(None);
+    };
+    let pubkey = arguments.pubkey.as_ref().or(environment.pubkey.as_ref()).ok_or_else(|| {
+        Failure::user("pubkey_missing", "--pubkey is missing: the keys to trust, for no server is asked")
+            .hint("it is /.well-known/walwarden-pubkey.pem of the server that made the backup, fetched once and kept")
+    })?;
+    Ok(Some(Files {
+        artifact: artifact.clone(),
+        envelope: envelope.clone(),
+        annex: annex.clone(),
+        pubkey: pubkey.clone(),
+    }))
 }
 
 fn manifest(text: Option<&str>) -> Result<String, Failure> {

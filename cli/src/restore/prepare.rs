@@ -12,7 +12,7 @@ use walwarden_verifier::ids::shown;
 use super::{
     download,
     evidence::{Evidence, is_opaque},
-    guards::{Environment, Request},
+    guards::{Environment, Files, From, Request},
     plan::{Plan, Wishes, adapt::Wanted},
     programs::{self, Need, Program},
     target::{Target, facts::Facts},
@@ -54,7 +54,7 @@ pub struct Prepared<'a> {
 impl Prepared<'_> {
     /// The restore.
     pub fn restore_id(&self) -> &RestoreId {
-        &self.request.claims.job_intent_id
+        &self.request.restore_id
     }
 
     /// The connection to the target, made anew if it broke: a restore of hours must not fail at its last step.
@@ -68,7 +68,16 @@ impl Prepared<'_> {
     /// Who is to own the new database, where that is not the restoring role and this is no superuser.
     pub fn heir(&self) -> Option<&str> {
         let owner = self.plan.properties.owner.as_str();
-        (!self.facts.superuser && owner != self.facts.role).then_some(owner)
+        let given = self.plan.temporary_database.is_some() && !self.facts.superuser && owner != self.facts.role;
+        given.then_some(owner)
+    }
+
+    /// The artifact's file: downloaded, or given.
+    pub fn artifact(&self, workspace: &Workspace) -> PathBuf {
+        match &self.request.from {
+            From::Service(_) => workspace.path(download::ARTIFACT),
+            From::Files(files) => files.artifact.clone(),
+        }
     }
 
     /// Size of the artifact.
@@ -83,17 +92,22 @@ pub async fn prepare<'a>(
     environment: &Environment,
     request: Request,
     base: PathBuf,
-    client: &ApiClient,
+    client: Option<&ApiClient>,
     output: &Output,
 ) -> Result<Prepared<'a>, Failure> {
-    let restore_id = request.claims.job_intent_id.clone();
-    let kept = match workspace::is_resumable(&base, restore_id.as_str()) {
-        true => Some(Workspace::open(&base, restore_id.as_str())?),
-        false => None,
+    let restore_id = request.restore_id.clone();
+    let evidence = match (&request.from, client) {
+        (From::Service(service), Some(client)) => {
+            let kept = match workspace::is_resumable(&base, restore_id.as_str()) {
+                true => Some(Workspace::open(&base, restore_id.as_str())?),
+                false => None,
+            };
+            let pubkey = arguments.pubkey.as_deref().or(environment.pubkey.as_deref());
+            Evidence::load(&request, service, client, pubkey, kept.as_ref()).await?
+        }
+        (From::Service(_), None) => return Err(Failure::internal("a token, and no server")),
+        (From::Files(files), _) => from_files(files, request.manifest.as_deref())?,
     };
-    let pubkey = arguments.pubkey.as_deref().or(environment.pubkey.as_deref());
-    let evidence = Evidence::load(&request, client, pubkey, kept.as_ref()).await?;
-    drop(kept);
     describe(&evidence, output);
 
     let mut target = Target::new(request.target.clone(), request.mode, environment)?;
@@ -117,13 +131,17 @@ pub async fn prepare<'a>(
             adopt_definers: arguments.adopt_definers,
         },
     };
-    let plan = Plan::make(&evidence.annex, &facts, &wishes);
+    let mut plan = Plan::make(&evidence.annex, &facts, &wishes);
     for (label, text) in plan.lines(&evidence.annex) {
         output.tell(label, &text);
     }
     let refused = plan.outcome == "refused";
     if arguments.plan || refused {
         let key_id = &evidence.manifest.key_id;
+        if !arguments.plan {
+            // Reasons are what a refusal needs; a large database has very many entries.
+            plan.entries.clear();
+        }
         output.document(
             &json!({ "plan": plan, "pgRestore": program.version, "keySource": evidence.key_source, "keyId": key_id }),
         );
@@ -172,6 +190,23 @@ pub fn describe(evidence: &Evidence, output: &Output) {
 /// `15.18 (Debian 15.18-0+deb12u1)` without what is in parentheses.
 pub fn brief(version: &str) -> String {
     shown(version.split(' ').next().unwrap_or_default())
+}
+
+fn from_files(files: &Files, manifest: Option<&str>) -> Result<Evidence, Failure> {
+    let evidence = Evidence::from_files(&files.envelope, &files.annex, &files.pubkey)?;
+    if manifest.is_some_and(|named| named != evidence.manifest.hash) {
+        let message =
+            format!("{} is the manifest {}, not the one named", files.envelope.display(), evidence.manifest.hash);
+        return Err(Failure::user("manifest_mismatch", message).hint("check --manifest, or leave it out"));
+    }
+    let size =
+        std::fs::metadata(&files.artifact).map_err(|error| Failure::file("look at", &files.artifact, &error))?.len();
+    let stated = evidence.manifest.backup().size_bytes;
+    if size != stated {
+        let message = format!("{} has {size} bytes, the manifest states {stated}", files.artifact.display());
+        return Err(Failure::user("artifact_mismatch", message).hint("fetch it again; or it is of another backup"));
+    }
+    Ok(evidence)
 }
 
 fn choose_program(
@@ -224,6 +259,9 @@ fn jobs(request: &Request, evidence: &Evidence) -> usize {
 
 fn check_disk(prepared: &Prepared<'_>) -> Result<(), Failure> {
     let base = &prepared.base;
+    if prepared.request.service().is_none() {
+        return Ok(());
+    }
     files::private_directory(base).map_err(|error| Failure::file("create", base, &error))?;
     let needed = prepared.artifact_bytes().saturating_add(DISK_MARGIN_BYTES);
     let kept = std::fs::metadata(base.join(prepared.restore_id().as_str()).join(download::ARTIFACT))

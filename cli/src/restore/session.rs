@@ -15,8 +15,10 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Longest wait for the result to be taken.
 const FINISH: Duration = Duration::from_secs(60);
 
-/// Sends steps and signs of life of one restore.
-pub struct Reporter {
+/// Sends steps and signs of life of one restore, if there is anyone to tell.
+pub struct Reporter(Option<Line>);
+
+struct Line {
     session: JobSession,
     steps: mpsc::UnboundedSender<Transition>,
     sending: JoinHandle<()>,
@@ -29,12 +31,19 @@ impl Reporter {
         let (steps, queue) = mpsc::unbounded_channel();
         let sending = tokio::spawn(send(session.clone(), queue, stop.clone()));
         let beating = tokio::spawn(beat(session.with_retry(RetryPolicy::ONCE), progress, stop));
-        Self { session, steps, sending, beating }
+        Self(Some(Line { session, steps, sending, beating }))
+    }
+
+    /// Of a restore that nobody is told of.
+    pub fn silent() -> Self {
+        Self(None)
     }
 
     /// Reports a step, some time soon.
     pub fn step(&self, step: Transition) {
-        let _ = self.steps.send(step);
+        if let Some(line) = &self.0 {
+            let _ = line.steps.send(step);
+        }
     }
 
     /// Reports a last step and waits a while for it to arrive.
@@ -45,21 +54,21 @@ impl Reporter {
         self.drain().await;
     }
 
-    /// Reports the result. `Err` where it did not arrive, or was refused.
-    pub async fn finish(self, finish: &Finish) -> Result<JobStatus, ClientError> {
-        let session = self.session.clone();
+    /// Reports the result. `None` where there is nobody to tell, `Err` where it did not arrive, or was refused.
+    pub async fn finish(self, finish: &Finish) -> Option<Result<JobStatus, ClientError>> {
+        let session = self.0.as_ref()?.session.clone();
         self.drain().await;
-        time::timeout(FINISH, session.finish(finish)).await.unwrap_or_else(|_| {
+        Some(time::timeout(FINISH, session.finish(finish)).await.unwrap_or_else(|_| {
             Err(ClientError::Network {
                 what: "finish the job",
                 origin: "the server".into(),
                 reason: "timed out".into(),
             })
-        })
+        }))
     }
 
     async fn drain(self) {
-        let Self { steps, mut sending, beating, .. } = self;
+        let Some(Line { steps, mut sending, beating, .. }) = self.0 else { return };
         drop(steps);
         beating.abort();
         if time::timeout(DRAIN, &mut sending).await.is_err() {

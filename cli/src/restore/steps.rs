@@ -1,10 +1,11 @@
 //! The order of a restore: local guards, inspection, target and plan (nothing spent so far), claim,
 //! download, verification, pg_restore, proof, final name, report.
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use sha2::{Digest, Sha256};
+use tokio::{io::AsyncReadExt, sync::mpsc};
 use walwarden_client::{
     ApiClient,
     worker::{self, JobSession, SessionSecret},
@@ -45,9 +46,9 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     let stop = Stop::install()?;
     let mode = request.mode;
     let untouched = |failure| Fate::Untouched.told(failure, mode);
-    let client = later::client(&request.base_url)?;
+    let client = request.service().map(|service| later::client(&service.base_url)).transpose()?;
     let prepared = stop
-        .unless(prepare::prepare(arguments, &environment, request, base, &client, output))
+        .unless(prepare::prepare(arguments, &environment, request, base, client.as_ref(), output))
         .await
         .map_err(|failure| untouched(unspent(failure)))?;
     if arguments.plan {
@@ -55,21 +56,30 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     }
     let workspace = Workspace::open(&prepared.base, prepared.restore_id().as_str()).map_err(untouched)?;
     prepared.evidence.keep(&workspace).map_err(untouched)?;
-    let (session, secret) = match claim(&prepared, &client, &workspace).await {
-        Ok(claimed) => claimed,
-        Err(failure) => {
-            // A lost answer is asked for again with the same secret; a refusal will stay one.
-            if failure.exit != ExitCode::Retryable {
-                workspace.remove();
+    let claimed = match &client {
+        None => None,
+        Some(client) => match claim(&prepared, client, &workspace).await {
+            Ok(claimed) => Some(claimed),
+            Err(failure) => {
+                // A lost answer is asked for again with the same secret; a refusal will stay one.
+                if failure.exit != ExitCode::Retryable {
+                    workspace.remove();
+                }
+                return Err(untouched(failure));
             }
-            return Err(untouched(failure));
-        }
+        },
     };
-    output.tell("claimed", &format!("{}; the token is spent", prepared.restore_id()));
-    let reporter = Reporter::start(session.clone(), output.progress.clone(), stop.clone());
+    let reporter = match &claimed {
+        Some((session, _)) => {
+            output.tell("claimed", &format!("{}; the token is spent", prepared.restore_id()));
+            Reporter::start(session.clone(), output.progress.clone(), stop.clone())
+        }
+        None => Reporter::silent(),
+    };
+    let session = claimed.as_ref().map(|(session, _)| session);
     let mut progress = Progress::START;
-    match execute(&prepared, &workspace, &session, &reporter, &stop, &mut progress, output).await {
-        Ok(restored) => ending::complete(prepared, workspace, reporter, &secret, restored, started, output)
+    match execute(&prepared, &workspace, session, &reporter, &stop, &mut progress, output).await {
+        Ok(restored) => ending::complete(prepared, workspace, reporter, claimed, restored, started, output)
             .await
             .map_err(|failure| Fate::Restored.told(failure, mode)),
         Err(failure) => Err(ending::give_up(prepared, workspace, reporter, &stop, failure, progress, output).await),
@@ -91,12 +101,12 @@ async fn claim(
     workspace: &Workspace,
 ) -> Result<(JobSession, SessionSecret), Failure> {
     let secret = workspace.session_secret()?;
+    let service = prepared.request.service().ok_or_else(|| Failure::internal("a claim without a token"))?;
     if workspace.is_claimed() {
         let job = JobId::Restore(prepared.restore_id().clone());
-        return Ok((JobSession::new(client, &prepared.request.claims.org_id, &job, &secret), secret));
+        return Ok((JobSession::new(client, &service.claims.org_id, &job, &secret), secret));
     }
-    let (answer, session) =
-        worker::claim_restore(client, prepared.request.token.clone(), &secret, later::USER_AGENT).await?;
+    let (answer, session) = worker::claim_restore(client, service.token.clone(), &secret, later::USER_AGENT).await?;
     if answer.restore_id != *prepared.restore_id() {
         return Err(Failure::user("unexpected_answer", "the server claimed another restore than the token names")
             .hint("check WALWARDEN_BASE_URL"));
@@ -108,7 +118,7 @@ async fn claim(
 async fn execute(
     prepared: &Prepared<'_>,
     workspace: &Workspace,
-    session: &JobSession,
+    session: Option<&JobSession>,
     reporter: &Reporter,
     stop: &Stop,
     progress: &mut Progress,
@@ -120,12 +130,12 @@ async fn execute(
 
     output.state("restoring", json!({}));
     reporter.step(Transition::Restoring {});
+    progress.made_roles = true;
+    access::make_roles(prepared).await?;
     let name = match &prepared.plan.temporary_database {
         Some(temporary) => {
             let source = &prepared.plan.properties;
             let heir = first_heir(prepared);
-            progress.made_roles = true;
-            access::make_roles(prepared).await?;
             database::create(&prepared.control, temporary, source, prepared.facts.major(), heir).await?;
             database::complete(&prepared.control, temporary, &prepared.plan.database, source, heir, true).await?;
             set_lc_monetary(prepared, temporary).await?;
@@ -160,24 +170,15 @@ fn first_heir<'p>(prepared: &'p Prepared<'_>) -> Option<&'p str> {
 async fn fetch(
     prepared: &Prepared<'_>,
     workspace: &Workspace,
-    session: &JobSession,
+    session: Option<&JobSession>,
     reporter: &Reporter,
     output: &Output,
 ) -> Result<String, Failure> {
     let manifest = &prepared.evidence.manifest;
-    let size = prepared.artifact_bytes();
-    output.state("downloading", json!({}));
-    reporter.step(Transition::Downloading {});
-    output.phase("download", size);
-    let mut downloaded = download::artifact(session, workspace, size, output).await?;
-    if downloaded.resumed && downloaded.sha256 != manifest.artifact_sha256() {
-        // What was kept may have been lost with the machine: nothing but a whole download can be blamed on the bucket.
-        download::forget(workspace);
-        output.advance_to(0);
-        downloaded = download::artifact(session, workspace, size, output).await?;
-    }
-    let checksum = downloaded.sha256;
-    output.done(&format::bytes(size));
+    let checksum = match session {
+        Some(session) => download(prepared, workspace, session, reporter, output).await?,
+        None => hash(prepared.artifact(workspace), prepared.artifact_bytes(), output).await?,
+    };
 
     output.state("verifying", json!({}));
     reporter.step(Transition::Verifying {});
@@ -186,16 +187,13 @@ async fn fetch(
         download::forget(workspace);
         return Err(Failure::class(
             FailureClass::ArtifactMismatch,
-            format!(
-                "the downloaded artifact has SHA-256 {checksum}, the manifest states {}",
-                manifest.artifact_sha256()
-            ),
+            format!("the artifact has SHA-256 {checksum}, the manifest states {}", manifest.artifact_sha256()),
         ));
     }
     let opaque = is_opaque(&prepared.evidence.annex);
     let contents = match opaque {
         true => artifact::Contents::default(),
-        false => artifact::check(&workspace.path(download::ARTIFACT), manifest, &prepared.evidence.annex)?,
+        false => artifact::check(&prepared.artifact(workspace), manifest, &prepared.evidence.annex)?,
     };
     if let Some(missing) = contents.tablespaces.iter().find(|name| !prepared.facts.tablespaces.contains(name)) {
         return Err(Failure::class(
@@ -211,6 +209,47 @@ async fn fetch(
     output.state("manifest_verified", json!({ "checksumSha256": checksum }));
     reporter.step(Transition::ManifestVerified { checksum_sha256: checksum.clone() });
     Ok(checksum)
+}
+
+async fn download(
+    prepared: &Prepared<'_>,
+    workspace: &Workspace,
+    session: &JobSession,
+    reporter: &Reporter,
+    output: &Output,
+) -> Result<String, Failure> {
+    let (manifest, size) = (&prepared.evidence.manifest, prepared.artifact_bytes());
+    output.state("downloading", json!({}));
+    reporter.step(Transition::Downloading {});
+    output.phase("download", size);
+    let mut downloaded = download::artifact(session, workspace, size, output).await?;
+    if downloaded.resumed && downloaded.sha256 != manifest.artifact_sha256() {
+        // What was kept may have been lost with the machine: nothing but a whole download can be blamed on the bucket.
+        download::forget(workspace);
+        output.advance_to(0);
+        downloaded = download::artifact(session, workspace, size, output).await?;
+    }
+    output.done(&format::bytes(size));
+    Ok(downloaded.sha256)
+}
+
+/// SHA-256 of an artifact that was fetched before.
+async fn hash(artifact: PathBuf, size: u64, output: &Output) -> Result<String, Failure> {
+    let failed = |error: &std::io::Error| Failure::file("read", &artifact, error);
+    output.phase("read", size);
+    let mut file = tokio::fs::File::open(&artifact).await.map_err(|error| failed(&error))?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).await.map_err(|error| failed(&error))? {
+            0 => break,
+            count => {
+                hasher.update(&buffer[..count]);
+                output.advance(count as u64);
+            }
+        }
+    }
+    output.done(&format::bytes(size));
+    Ok(hex::encode(hasher.finalize()))
 }
 
 /// Values of type money are read as the session's `lc_monetary` says.
@@ -251,7 +290,7 @@ async fn restore(
     };
     let invocation = engine::Invocation {
         program: &prepared.program,
-        artifact: &workspace.path(download::ARTIFACT),
+        artifact: &prepared.artifact(workspace),
         use_list,
         database: name,
         jobs: prepared.jobs,
@@ -303,8 +342,15 @@ async fn ask(prepared: &Prepared<'_>, transaction: Option<transaction::Transacti
 }
 
 async fn check_proof(prepared: &Prepared<'_>, name: &str, output: &Output) -> Result<Outcome, Failure> {
-    let (mode, annex) = (prepared.request.mode, &prepared.evidence.annex);
-    let outcome = prove::run(&prepared.target, name, mode, annex, prepared.facts.lc_monetary_known, output).await?;
+    let (mode, annex) = (prepared.request.mode, prepared.plan.promised(&prepared.evidence.annex));
+    let outcome = prove::run(&prepared.target, name, mode, &annex, prepared.facts.lc_monetary_known, output).await?;
+    let apart = prepared.evidence.annex.tables.len() - annex.tables.len();
+    if apart > 0 {
+        output.tell(
+            "apart",
+            &format!("{} left as the plan says, and not compared", format::counted(apart as u64, "table")),
+        );
+    }
     match outcome.difference() {
         Some(failure) => {
             outcome.tell(output);

@@ -7,6 +7,7 @@ mod api;
 mod concurrency;
 mod evidence;
 mod failures;
+mod files;
 mod majors;
 mod pages;
 mod partial;

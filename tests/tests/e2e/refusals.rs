@@ -86,7 +86,7 @@ fn wrong_forged_swapped_and_used_tokens() {
     assert_eq!((&job["state"], &job["proof"]), (&json!("completed"), &json!("identical")));
 
     // A name that is taken is said before the token is spent.
-    let taken = restore(&swapped).must_be_refused(USER_ERROR, "cannot be restored exactly");
+    let taken = restore(&swapped).must_be_refused(USER_ERROR, "cannot be restored into");
     assert!(taken.said.stderr.contains("a database called \"copy\" exists"), "{}", taken.said);
     assert_eq!(stack.restore_job(&swapped)["state"], "created");
 }

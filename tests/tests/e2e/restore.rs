@@ -37,6 +37,18 @@ impl Stack {
         issued
     }
 
+    /// Issues a token for a restore over a database.
+    pub fn issue_in_place(&self, backup: &Backup) -> Issued {
+        let answer = self.api.post("/api/v1/restores", &json!({ "backupJobId": backup.id, "mode": "in_place" }));
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let answer = answer.json();
+        Issued {
+            restore_id: text(&answer["restoreJobId"]),
+            token: text(&answer["token"]),
+            manifest: text(&answer["manifestHash"]),
+        }
+    }
+
     /// A restore as the API shows it.
     pub fn restore_job(&self, issued: &Issued) -> Value {
         self.api.get(&format!("/api/v1/restores/{}", issued.restore_id)).ok()
@@ -54,6 +66,16 @@ pub struct Restore<'a> {
 impl<'a> Restore<'a> {
     /// A restore into a new database, by the server at `url`, with pg_restore of the target's own version.
     pub fn new(url: &str, issued: &Issued, target: &'a Postgres) -> Restore<'a> {
+        Self::by_mode(url, issued, target, "new_database").args(&["--manifest", &issued.manifest])
+    }
+
+    /// A restore over the database that [`Self::connect_to`] names.
+    pub fn in_place(url: &str, issued: &Issued, target: &'a Postgres) -> Restore<'a> {
+        let restore = Self::by_mode(url, issued, target, "in_place");
+        restore.args(&["--manifest", &issued.manifest, "--confirm-destructive"])
+    }
+
+    fn by_mode(url: &str, issued: &Issued, target: &'a Postgres, mode: &str) -> Restore<'a> {
         let work = tempfile::Builder::new().prefix("ww-restore-").tempdir().expect("a directory");
         let mut command = Command::new(bin("walwarden"));
         command.env_clear().env("HOME", work.path().join("no-home")).env("PATH", "/usr/bin:/bin");
@@ -61,7 +83,7 @@ impl<'a> Restore<'a> {
         command.env("WALWARDEN_BASE_URL", url).env("WALWARDEN_TOKEN", &issued.token);
         command.env("WALWARDEN_TARGET", target.dsn("postgres")).env("WALWARDEN_PG_BIN", target.bin_dir());
         command.env("WALWARDEN_WORK_DIR", work.path().join("work"));
-        command.args(["restore", "--mode", "new_database", "--manifest", &issued.manifest]);
+        command.args(["restore", "--mode", mode]);
         let secrets = vec![issued.token.clone(), target.password().to_owned()];
         Restore { target, command, work, secrets }
     }
@@ -72,8 +94,13 @@ impl<'a> Restore<'a> {
     }
 
     /// Connects as another role.
-    pub fn connect_as(mut self, user: &str, password: &str) -> Self {
-        self.command.env("WALWARDEN_TARGET", self.target.dsn_as(user, password, "postgres"));
+    pub fn connect_as(self, user: &str, password: &str) -> Self {
+        self.connect_to(user, password, "postgres")
+    }
+
+    /// Connects as another role, to that database.
+    pub fn connect_to(mut self, user: &str, password: &str, database: &str) -> Self {
+        self.command.env("WALWARDEN_TARGET", self.target.dsn_as(user, password, database));
         self.secrets.push(password.to_owned());
         self
     }

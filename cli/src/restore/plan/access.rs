@@ -21,6 +21,17 @@ pub struct Fix {
     pub owner: Option<String>,
     /// Who may do what with it, in the place of all rights it has; `holder` is its owner then.
     pub rights: Option<Rights>,
+    /// Roles that lose all rights on it first; the empty one is everyone.
+    pub take_from: Vec<String>,
+    /// Everyone and the owner lose theirs first, too.
+    pub whole: bool,
+}
+
+impl Fix {
+    /// Nothing yet to be done to it.
+    pub fn of(object: Object) -> Self {
+        Self { object, column: None, owner: None, rights: None, take_from: Vec::new(), whole: true }
+    }
 }
 
 /// All rights on an object.
@@ -70,16 +81,18 @@ pub fn statements(
     Ok(all)
 }
 
-fn grants(fix: &Fix, rights: &Rights, name: &str, major: u32, revoke: bool) -> Vec<String> {
+fn grants(fix: &Fix, rights: &Rights, object: &str, major: u32, revoke: bool) -> Vec<String> {
     let kind = fix.object.grant_kind();
     let mut statements = Vec::new();
+    let role = |name: &str| if name.is_empty() { "PUBLIC".to_owned() } else { quote::ident(name) };
     if fix.column.is_none() && revoke {
-        for from in ["PUBLIC".to_owned(), quote::ident(&rights.holder)] {
-            statements.push(format!("REVOKE ALL ON {kind} {name} FROM {from}"));
+        let whole = ["", &rights.holder].into_iter().filter(|_| fix.whole);
+        for name in whole.chain(fix.take_from.iter().map(String::as_str)) {
+            statements.push(format!("REVOKE ALL ON {kind} {object} FROM {}", role(name)));
         }
     }
     for item in &rights.items {
-        let to = if item.grantee.is_empty() { "PUBLIC".to_owned() } else { quote::ident(&item.grantee) };
+        let to = role(&item.grantee);
         for passable in [false, true] {
             let words: Vec<String> = item
                 .privileges
@@ -94,7 +107,7 @@ fn grants(fix: &Fix, rights: &Rights, name: &str, major: u32, revoke: bool) -> V
             if !words.is_empty() {
                 // An owner can always grant; it is not told so again.
                 let option = if passable && item.grantee != rights.holder { " WITH GRANT OPTION" } else { "" };
-                statements.push(format!("GRANT {} ON {kind} {name} TO {to}{option}", words.join(", ")));
+                statements.push(format!("GRANT {} ON {kind} {object} TO {to}{option}", words.join(", ")));
             }
         }
     }

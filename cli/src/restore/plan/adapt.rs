@@ -16,14 +16,21 @@ use super::{
     Refusal,
     access::{Fix, Rights},
     acl::{self, Item},
-    containers, entry_name, is_database_level,
+    alone, containers, entry_name, is_database_level,
     objects::Object,
-    omitted,
+    omitted, widening,
 };
 use crate::{
     format,
     restore::{database, target::facts::Facts},
 };
+
+impl Adaptation {
+    /// Of an archive that nobody read: nothing can be adapted.
+    pub fn of_the_unread(annex: &Annex) -> Self {
+        Self { database: annex.database.clone(), ..Self::default() }
+    }
+}
 
 /// What was asked for beside the mode.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -41,6 +48,8 @@ pub struct Wanted {
 pub struct Adaptation {
     /// Entries that are left out, and why.
     pub left_out: BTreeMap<i64, String>,
+    /// Those of them that could be of no use anywhere.
+    useless: BTreeSet<i64>,
     /// Entries that take another form, and which.
     pub adapted: BTreeMap<i64, String>,
     /// ACL entries in whose place [`Self::fixes`] stand.
@@ -57,6 +66,8 @@ pub struct Adaptation {
     pub fixes: Vec<Fix>,
     /// Commands that make more like the source, for whoever may and wants to.
     pub later: Vec<String>,
+    /// The database is there already.
+    in_place: bool,
     /// What is worth knowing.
     pub notes: Vec<String>,
     /// Why it cannot be done.
@@ -65,7 +76,7 @@ pub struct Adaptation {
 
 /// What a role without superuser rights cannot make for certain, and what holds neither data nor logic. A publication of
 /// nothing but tables it can; of one without tables the annex does not say whether it is of all tables.
-fn is_free(entry: &Entry, annex: &Annex, facts: &Facts) -> bool {
+pub fn is_free(entry: &Entry, annex: &Annex, facts: &Facts) -> bool {
     match entry.kind.as_str() {
         _ if facts.superuser => false,
         "EVENT TRIGGER" => true,
@@ -102,6 +113,30 @@ pub fn new_database(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation
     adaptation
 }
 
+/// Fits a backup to a database that is restored over: what belongs to others is left alone.
+pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
+    let mut adaptation = Adaptation { database: annex.database.clone(), in_place: true, ..Adaptation::default() };
+    let (left_out, refusals) = alone::entries(annex, facts, &wanted.leave_out);
+    adaptation.useless = omitted::entries(annex).0.into_keys().collect();
+    adaptation.left_out = left_out;
+    adaptation.refusals = refusals;
+    for word in wanted.leave_out.iter().filter(|word| !word.starts_with("data:")) {
+        adaptation.refusals.push(Refusal::new(
+            "leave_out_in_place",
+            format!(
+                "--leave-out {} is for restores into a new database; in place it is data:SCHEMA or data:SCHEMA.TABLE",
+                shown(word)
+            ),
+            "restore into a new database, or without that flag",
+        ));
+    }
+    adaptation.make_roles(annex, facts, wanted);
+    adaptation.keep_owners(annex, facts);
+    adaptation.rebuild_rights(annex, facts, wanted);
+    adaptation.keep_narrow(annex, facts);
+    adaptation
+}
+
 /// Names in a word for `--leave-out`.
 pub fn word(kind: &str) -> String {
     kind.to_lowercase().replace(' ', "-")
@@ -110,7 +145,10 @@ pub fn word(kind: &str) -> String {
 impl Adaptation {
     /// Whether anything is not as in the source.
     pub fn is_exact(&self) -> bool {
-        self.left_out.is_empty() && self.adapted.is_empty() && self.made.is_empty() && self.notes.is_empty()
+        self.left_out.keys().all(|id| self.useless.contains(id))
+            && self.adapted.is_empty()
+            && self.made.is_empty()
+            && self.notes.is_empty()
     }
 
     fn kept<'a>(&self, annex: &'a Annex) -> Vec<&'a Entry> {
@@ -119,6 +157,7 @@ impl Adaptation {
 
     fn leave_out(&mut self, annex: &Annex, facts: &Facts, wanted: &Wanted) {
         let (useless, data_lost) = omitted::entries(annex);
+        self.useless = useless.keys().copied().collect();
         self.left_out = useless;
         self.refusals.extend(data_lost);
         let mut named = BTreeSet::new();
@@ -188,15 +227,20 @@ impl Adaptation {
     /// Roles that something needs and the target lacks.
     fn make_roles(&mut self, annex: &Annex, facts: &Facts, wanted: &Wanted) {
         let kept = self.kept(annex);
-        let owners: BTreeSet<&str> = kept.iter().map(|entry| entry.owner.as_str()).collect();
+        let owning = kept.iter().filter(|entry| !self.in_place || !is_database_level(entry));
+        let owners: BTreeSet<&str> = owning.map(|entry| entry.owner.as_str()).collect();
         let mut needed: BTreeSet<String> = owners.iter().map(|name| (*name).to_owned()).collect();
-        let items = kept.iter().flat_map(|entry| entry.acl.iter().flatten()).chain(annex.database.acl.iter().flatten());
+        let of_database = annex.database.acl.iter().flatten().filter(|_| !self.in_place);
+        let items = kept.iter().filter(|entry| !self.in_place || !is_database_level(entry));
+        let items = items.flat_map(|entry| entry.acl.iter().flatten()).chain(of_database);
         for item in items.filter_map(|item| acl::parse(item)) {
             needed.extend([item.grantee, item.grantor]);
         }
         needed.extend(kept.iter().flat_map(|entry| entry.policy_roles.iter().cloned()));
-        needed.extend(annex.database.role_settings.iter().map(|setting| setting.role.clone()));
-        needed.insert(annex.database.owner.clone());
+        if !self.in_place {
+            needed.extend(annex.database.role_settings.iter().map(|setting| setting.role.clone()));
+            needed.insert(annex.database.owner.clone());
+        }
         needed
             .retain(|name| !name.is_empty() && !name.eq_ignore_ascii_case("public") && !facts.roles.contains_key(name));
 
@@ -286,7 +330,7 @@ impl Adaptation {
             })
             .collect();
         let lost = objects.iter().any(|entry| !self.may_act_as(facts, &entry.owner));
-        let (denied_at_first, denied) = containers::denied(annex, facts);
+        let (denied_at_first, denied) = containers::denied(annex, facts, !self.in_place);
         self.no_owner = lost || objects.iter().any(|entry| denied_at_first.contains(&entry.dump_id));
         if !self.no_owner {
             return;
@@ -301,7 +345,7 @@ impl Adaptation {
             match Object::of(entry) {
                 Some(object) if given => {
                     let owner = Some(entry.owner.clone());
-                    self.fixes.push(Fix { object, column: None, owner, rights: None });
+                    self.fixes.push(Fix { owner, ..Fix::of(object) });
                 }
                 _ if owns_nothing(entry) => {}
                 _ => {
@@ -390,12 +434,8 @@ impl Adaptation {
                 false => renamed(items, &entry.owner, owner, |name| self.exists(facts, name)),
             };
             let items = if closed { vec![own_execute(owner)] } else { items };
-            self.fixes.push(Fix {
-                object,
-                column,
-                owner: None,
-                rights: Some(Rights { holder: owner.to_owned(), items }),
-            });
+            let rights = Some(Rights { holder: owner.to_owned(), items });
+            self.fixes.push(Fix { column, rights, ..Fix::of(object) });
             self.replaced.insert(entry.dump_id);
             if closed {
                 reasons = vec![DEFINER.to_owned()];
@@ -413,7 +453,7 @@ impl Adaptation {
                 && let Some(object) = Object::of(entry)
             {
                 let rights = Rights { holder: facts.role.clone(), items: vec![own_execute(&facts.role)] };
-                self.fixes.push(Fix { object, column: None, owner: None, rights: Some(rights) });
+                self.fixes.push(Fix { rights: Some(rights), ..Fix::of(object) });
                 let why = self.adapted.entry(entry.dump_id).or_default();
                 *why = format!("{why}, and {DEFINER}");
             }
@@ -423,6 +463,33 @@ impl Adaptation {
     /// A function that runs with its owner's rights, and would run with another's.
     fn is_adopted_definer(&self, entry: &Entry, facts: &Facts) -> bool {
         entry.security_definer && self.owner_after(entry, facts) != entry.owner
+    }
+
+    /// Default privileges of the target give rights to whatever the restoring role makes: those that the source did not give
+    /// are taken away again.
+    fn keep_narrow(&mut self, annex: &Annex, facts: &Facts) {
+        let wider = widening::grantees(annex, facts);
+        for entry in self.kept(annex).into_iter().cloned().collect::<Vec<_>>() {
+            let Some(grantees) = wider.get(&entry.dump_id) else { continue };
+            let Some(object) = Object::of(&entry) else { continue };
+            let holder = self.owner_after(&entry, facts).to_owned();
+            let closed = |fix: &&mut Fix| fix.object == object && fix.column.is_none() && fix.rights.is_some();
+            if let Some(fix) = self.fixes.iter_mut().find(closed) {
+                fix.take_from.clone_from(grantees);
+                continue;
+            }
+            let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item)).collect();
+            let items = renamed(items, &entry.owner, &holder, |name| self.exists(facts, name));
+            let items = items.into_iter().filter(|item| grantees.contains(&item.grantee)).collect();
+            let rights = Some(Rights { holder, items });
+            self.fixes.push(Fix { rights, take_from: grantees.clone(), whole: false, ..Fix::of(object) });
+        }
+        if !wider.is_empty() {
+            self.notes.push(format!(
+                "default privileges of the target would give more on {} than the source did; that is taken away right after the restore",
+                format::counted(wider.len() as u64, "object")
+            ));
+        }
     }
 
     /// The database's own properties, without what cannot be had.

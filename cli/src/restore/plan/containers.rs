@@ -4,14 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walwarden_contract::quote;
-use walwarden_verifier::{
-    annex::{Annex, Entry},
-    ids::shown,
-};
+use walwarden_verifier::annex::{Annex, Entry};
 
-use super::{Refusal, acl};
-use crate::{format, restore::target::facts::Facts};
+use super::acl;
+use crate::restore::target::facts::Facts;
 
 /// Kinds of objects in a schema that pg_restore gives to their owner.
 const GIVEN: [&str; 18] = [
@@ -38,15 +34,8 @@ const GIVEN: [&str; 18] = [
 /// From this version on not everyone may create in `public`: its owner is whoever owns the database.
 const PUBLIC_CLOSED_SINCE: u32 = 15;
 
-/// An object and who must let its owner create where it is.
-struct Housed<'a> {
-    entry: &'a Entry,
-    host: &'a str,
-    place: String,
-}
-
 /// Objects whose owner is neither the restoring role nor whoever owns the place, nor has that one's rights.
-fn guests<'a>(annex: &'a Annex, facts: &Facts, new_database: bool) -> Vec<Housed<'a>> {
+fn guests<'a>(annex: &'a Annex, facts: &Facts, new_database: bool) -> Vec<&'a Entry> {
     if facts.superuser {
         return Vec::new();
     }
@@ -61,30 +50,30 @@ fn guests<'a>(annex: &'a Annex, facts: &Facts, new_database: bool) -> Vec<Housed
     for entry in &annex.entries {
         let kind = entry.kind.as_str();
         let place = match (kind, schemas.get(entry.schema.as_str())) {
-            ("PUBLICATION", _) if new_database => Some((database, "the database".to_owned())),
+            ("PUBLICATION", _) if new_database => Some(database),
             (kind, _) if !GIVEN.contains(&kind) => None,
-            (_, Some(owner)) => Some((*owner, format!("the schema {}", shown(&entry.schema)))),
+            (_, Some(owner)) => Some(*owner),
             (_, None) if entry.schema == "public" && new_database && facts.major() >= PUBLIC_CLOSED_SINCE => {
-                Some((database, "the schema public".to_owned()))
+                Some(database)
             }
             (_, None) => None,
         };
-        let Some((host, place)) = place else { continue };
+        let Some(host) = place else { continue };
         let host = if new_database && host == "pg_database_owner" { database } else { host };
         let owner = entry.owner.as_str();
         let moot = owner.is_empty() || owner == facts.role || owner == host;
         if !moot && !facts.rights_of.contains(&(owner.to_owned(), host.to_owned())) {
-            guests.push(Housed { entry, host, place });
+            guests.push(entry);
         }
     }
     guests
 }
 
-/// Entries of a new database whose owner pg_restore could not give them to; and those to whom they can be given not even
+/// Entries whose owner pg_restore could not give them to; and those to whom they can be given not even
 /// once the schemas have their rights.
-pub fn denied(annex: &Annex, facts: &Facts) -> (BTreeSet<i64>, BTreeSet<i64>) {
-    let guests = guests(annex, facts, true);
-    let at_first = guests.iter().map(|guest| guest.entry.dump_id).collect();
+pub fn denied(annex: &Annex, facts: &Facts, new_database: bool) -> (BTreeSet<i64>, BTreeSet<i64>) {
+    let guests = guests(annex, facts, new_database);
+    let at_first = guests.iter().map(|guest| guest.dump_id).collect();
     // Roles that a schema's rights let create in it; the empty one is everyone.
     let mut creators: BTreeSet<(&str, String)> = BTreeSet::new();
     for entry in &annex.entries {
@@ -97,43 +86,9 @@ pub fn denied(annex: &Annex, facts: &Facts) -> (BTreeSet<i64>, BTreeSet<i64>) {
         let creating = items.filter(|item| item.privileges.iter().any(|(letter, _)| *letter == 'C'));
         creators.extend(creating.map(|item| (schema, item.grantee)));
     }
-    let may = |guest: &&Housed<'_>| {
-        let schema = guest.entry.schema.as_str();
-        creators.contains(&(schema, guest.entry.owner.clone())) || creators.contains(&(schema, String::new()))
+    let may = |guest: &&&Entry| {
+        let schema = guest.schema.as_str();
+        creators.contains(&(schema, guest.owner.clone())) || creators.contains(&(schema, String::new()))
     };
-    (at_first, guests.iter().filter(|guest| !may(guest)).map(|guest| guest.entry.dump_id).collect())
-}
-
-/// Owners that could not be given their objects, with the grant that helps.
-pub fn check(annex: &Annex, facts: &Facts, new_database: bool) -> Vec<Refusal> {
-    // By owner and who must let it create: how many objects, and where the first is.
-    let mut denied: BTreeMap<(&str, &str), (u64, String)> = BTreeMap::new();
-    for Housed { entry, host, place } in guests(annex, facts, new_database) {
-        // Roles that are missing, or cannot be acted as, are refused for that.
-        if facts.roles.contains_key(&entry.owner) && facts.roles.contains_key(host) {
-            denied.entry((entry.owner.as_str(), host)).or_insert((0, place)).0 += 1;
-        }
-    }
-    denied
-        .into_iter()
-        .map(|((owner, host), (count, place))| {
-            let quoted = |name: &str| shown(&quote::ident(name));
-            Refusal::new(
-                "owner_may_not_create",
-                format!(
-                    "the role \"{}\" owns {} in {place}, which belongs to \"{}\", and may not create there: the rights it was granted come last",
-                    shown(owner),
-                    format::counted(count, "object"),
-                    shown(host)
-                ),
-                format!(
-                    "until it is restored, GRANT {} TO {}; (afterwards REVOKE {} FROM {};) or restore as a superuser",
-                    quoted(host),
-                    quoted(owner),
-                    quoted(host),
-                    quoted(owner)
-                ),
-            )
-        })
-        .collect()
+    (at_first, guests.iter().filter(|guest| !may(guest)).map(|guest| guest.dump_id).collect())
 }

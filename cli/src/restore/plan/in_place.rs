@@ -1,10 +1,13 @@
 //! What stands in the way of dropping and loading again what is there: pg_restore drops exactly what it
 //! knows, and nothing with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use walwarden_contract::quote;
-use walwarden_verifier::{annex::Annex, ids::shown};
+use walwarden_verifier::{
+    annex::{Annex, Entry},
+    ids::shown,
+};
 
 use super::{Refusal, Wishes};
 use crate::{
@@ -13,9 +16,16 @@ use crate::{
 };
 
 /// Checks what pg_restore would only find out halfway, and says what will be lost and what stays.
-pub fn check(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut Vec<Refusal>, notes: &mut Vec<String>) {
-    let in_backup: BTreeSet<(&str, &str)> = annex
-        .entries
+pub fn check(
+    annex: &Annex,
+    facts: &Facts,
+    wishes: &Wishes<'_>,
+    left_out: &BTreeMap<i64, String>,
+    refusals: &mut Vec<Refusal>,
+    notes: &mut Vec<String>,
+) {
+    let kept: Vec<&Entry> = annex.entries.iter().filter(|entry| !left_out.contains_key(&entry.dump_id)).collect();
+    let in_backup: BTreeSet<(&str, &str)> = kept
         .iter()
         .filter(|entry| ["TABLE", "FOREIGN TABLE"].contains(&entry.kind.as_str()))
         .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
@@ -33,21 +43,8 @@ pub fn check(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut V
         let more = if others.len() > 8 { format!(" and {} more", others.len() - 8) } else { String::new() };
         notes.push(format!("not in the backup, stay as they are: {}{more}", names.join(", ")));
     }
-    if !facts.superuser {
-        for table in ours.iter().filter(|table| !table.ours) {
-            refusals.push(Refusal::new(
-                "not_owner",
-                format!(
-                    "the table {} of the target belongs to another role",
-                    shown(&format!("{}.{}", table.schema, table.name))
-                ),
-                "connect as its owner",
-            ));
-        }
-    }
-    refusals.extend(blocking_dependents(annex, facts, &in_backup));
-    refusals.extend(strangers(annex, facts, &in_backup));
-    refusals.extend(super::widening::check(annex, facts));
+    refusals.extend(blocking_dependents(&kept, facts, &in_backup));
+    refusals.extend(strangers(&kept, facts, &in_backup));
     if facts.other_sessions > 0 {
         notes.push(format!(
             "{} in the target database; locks they hold will hold the restore up",
@@ -64,9 +61,9 @@ pub fn check(annex: &Annex, facts: &Facts, wishes: &Wishes<'_>, refusals: &mut V
 
 /// Objects made since the backup that would keep its tables from being dropped: pg_restore drops nothing it does not
 /// know.
-fn blocking_dependents(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
+fn blocking_dependents(kept: &[&Entry], facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
     let of_kinds = |kinds: &[&str]| -> BTreeSet<(&str, &str)> {
-        let known = annex.entries.iter().filter(|entry| kinds.contains(&entry.kind.as_str()));
+        let known = kept.iter().filter(|entry| kinds.contains(&entry.kind.as_str()));
         known.map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect()
     };
     let views = of_kinds(&["VIEW", "MATERIALIZED VIEW"]);
@@ -107,13 +104,13 @@ fn blocking_dependents(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &s
 }
 
 /// What is in a schema that is to be dropped and not in the backup: the schema would not be empty.
-fn strangers(annex: &Annex, facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
+fn strangers(kept: &[&Entry], facts: &Facts, tables: &BTreeSet<(&str, &str)>) -> Vec<Refusal> {
     let schemas: BTreeSet<&str> =
-        annex.entries.iter().filter(|entry| entry.kind == "SCHEMA").map(|entry| entry.name.as_str()).collect();
+        kept.iter().filter(|entry| entry.kind == "SCHEMA").map(|entry| entry.name.as_str()).collect();
     // Arguments are written in more than one way: a function's name must do.
     let plain = |name: &str| name.split('(').next().unwrap_or_default().to_owned();
     let known: BTreeSet<(&str, String)> =
-        annex.entries.iter().map(|entry| (entry.schema.as_str(), plain(&entry.name))).collect();
+        kept.iter().map(|entry| (entry.schema.as_str(), plain(&entry.name))).collect();
     let strange_tables =
         facts.inside.tables.iter().filter(|table| !tables.contains(&(table.schema.as_str(), table.name.as_str())));
     let tables = strange_tables.map(|table| ("table", table.schema.as_str(), table.name.as_str()));

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod acl;
 pub mod adapt;
+mod alone;
 mod containers;
 mod in_place;
 mod kinds;
@@ -16,7 +17,10 @@ mod order;
 mod roles;
 mod widening;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use adapt::Adaptation;
 use serde::Serialize;
@@ -180,28 +184,17 @@ impl Plan {
         if source_major > facts.major() {
             notes.push(format!("the target ({}) is older than the source ({source_major}): statements it does not know will end the restore", facts.major()));
         }
-        let adapting = new_database && !is_opaque(annex);
-        let mut adaptation = match adapting {
-            true => adapt::new_database(annex, facts, &wishes.wanted),
-            false => {
+        let adapting = !is_opaque(annex);
+        let mut adaptation = match (adapting, new_database) {
+            (true, true) => adapt::new_database(annex, facts, &wishes.wanted),
+            (true, false) => adapt::in_place(annex, facts, &wishes.wanted),
+            (false, _) => {
                 refusals.extend(roles::check(annex, facts, new_database, &mut notes));
-                refusals.extend(kinds::check(annex, facts, &BTreeMap::new()));
-                refusals.extend(containers::check(annex, facts, new_database));
-                let (left_out, data_lost) = omitted::entries(annex);
-                refusals.extend(data_lost);
-                Adaptation { left_out, database: annex.database.clone(), ..Adaptation::default() }
+                Adaptation::of_the_unread(annex)
             }
         };
-        if adapting {
-            refusals.append(&mut adaptation.refusals);
-            refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
-        } else if let Some(word) = wishes.wanted.leave_out.first() {
-            refusals.push(Refusal::new(
-                "leave_out_in_place",
-                format!("--leave-out {} is for restores into a new database", shown(word)),
-                "restore into a new database, or without that flag",
-            ));
-        }
+        refusals.append(&mut adaptation.refusals);
+        refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
         extensions(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);
         let database = match (new_database, is_opaque(annex)) {
             (true, _) => new_database::check(annex, facts, wishes, &mut refusals, &mut notes),
@@ -214,7 +207,7 @@ impl Plan {
                 wishes.target_database.to_owned()
             }
             (false, false) => {
-                in_place::check(annex, facts, wishes, &mut refusals, &mut notes);
+                in_place::check(annex, facts, wishes, &adaptation.left_out, &mut refusals, &mut notes);
                 wishes.target_database.to_owned()
             }
         };
@@ -312,6 +305,26 @@ impl Plan {
         let groups =
             groups.into_iter().map(|((label, reason), names)| (label, format!("{}: {reason}", adapt::some(&names))));
         self.groups = groups.collect();
+    }
+
+    /// The backup without the data that the plan leaves out: what a proof compares.
+    pub fn promised<'a>(&self, annex: &'a Annex) -> Cow<'a, Annex> {
+        let left_out: BTreeSet<i64> =
+            self.entries.iter().filter(|entry| entry.becomes == "leftOut").map(|entry| entry.dump_id).collect();
+        let data = |entry: &&Entry| left_out.contains(&entry.dump_id) && omitted::holds_data(entry);
+        let lost: Vec<&Entry> = annex.entries.iter().filter(data).collect();
+        if lost.is_empty() {
+            return Cow::Borrowed(annex);
+        }
+        let sequences: BTreeSet<(&str, &str)> = lost
+            .iter()
+            .filter(|entry| entry.kind == "SEQUENCE SET")
+            .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
+            .collect();
+        let mut promised = annex.clone();
+        promised.tables.retain(|table| !left_out.contains(&table.dump_id));
+        promised.sequences.retain(|sequence| !sequences.contains(&(sequence.schema.as_str(), sequence.name.as_str())));
+        Cow::Owned(promised)
     }
 
     /// The list for pg_restore: dump ids only, so that no name can mean anything in it.

@@ -66,6 +66,17 @@ impl Object {
         })
     }
 
+    /// The schema it is in.
+    pub fn schema(&self) -> Option<&str> {
+        match self {
+            Self::Relation(schema, _)
+            | Self::Sequence(schema, _)
+            | Self::Routine(schema, _)
+            | Self::Type(schema, _) => Some(schema),
+            _ => None,
+        }
+    }
+
     /// Its name in SQL; `None` for a routine that is not there.
     pub fn sql(&self, routines: &Routines) -> Option<String> {
         Some(match self {

@@ -4,36 +4,31 @@
 
 use std::collections::BTreeMap;
 
-use walwarden_contract::quote;
-use walwarden_verifier::{
-    annex::{Annex, Entry},
-    ids::shown,
-};
+use walwarden_verifier::annex::{Annex, Entry};
 
-use super::{Refusal, acl};
+use super::acl;
 use crate::restore::target::{facts::Facts, inside::DefaultPrivilege};
 
-/// Default privileges of the target that would widen access to what is restored.
-pub fn check(annex: &Annex, facts: &Facts) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
+/// By entry: whom default privileges of the target would give more on it than the source did. The empty one is everyone.
+pub fn grantees(annex: &Annex, facts: &Facts) -> BTreeMap<i64, Vec<String>> {
+    let mut wider: BTreeMap<i64, Vec<String>> = BTreeMap::new();
     for privilege in &facts.inside.default_privileges {
         // The creating role's own rights become the owner's; functions and types are everyone's by Postgres' defaults.
         let items = privilege.acl.iter().filter_map(|item| acl::parse(item)).filter(|item| item.grantee != facts.role);
         let items = items.filter(|item| !(item.grantee.is_empty() && ["f", "T"].contains(&privilege.objects.as_str())));
         for item in items {
             let letters: Vec<char> = item.privileges.iter().map(|(letter, _)| *letter).collect();
-            let wider: Vec<String> = annex
-                .entries
-                .iter()
-                .filter(|entry| concerns(privilege, entry) && gives_more(entry, &item.grantee, &letters))
-                .map(super::entry_name)
-                .collect();
-            if let Some(first) = wider.first() {
-                refusals.push(refusal(privilege, &item.grantee, first, wider.len(), facts));
+            for entry in annex.entries.iter().filter(|entry| concerns(privilege, entry)) {
+                if gives_more(entry, &item.grantee, &letters) {
+                    let grantees = wider.entry(entry.dump_id).or_default();
+                    if !grantees.contains(&item.grantee) {
+                        grantees.push(item.grantee.clone());
+                    }
+                }
             }
         }
     }
-    refusals
+    wider
 }
 
 fn concerns(privilege: &DefaultPrivilege, entry: &Entry) -> bool {
@@ -57,32 +52,4 @@ fn gives_more(entry: &Entry, grantee: &str, letters: &[char]) -> bool {
         has.extend(item.privileges.iter().map(|(letter, _)| (*letter, ())));
     }
     letters.iter().any(|letter| !has.contains_key(letter))
-}
-
-fn refusal(privilege: &DefaultPrivilege, grantee: &str, first: &str, count: usize, facts: &Facts) -> Refusal {
-    let who = if grantee.is_empty() { "everyone".to_owned() } else { format!("\"{}\"", shown(grantee)) };
-    let objects = match privilege.objects.as_str() {
-        "r" => "TABLES",
-        "S" => "SEQUENCES",
-        "f" => "FUNCTIONS",
-        "T" => "TYPES",
-        _ => "SCHEMAS",
-    };
-    let others = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-    let place = if privilege.schema.is_empty() {
-        String::new()
-    } else {
-        format!(" IN SCHEMA {}", quote::ident(&privilege.schema))
-    };
-    let from = if grantee.is_empty() { "PUBLIC".to_owned() } else { quote::ident(grantee) };
-    Refusal::new(
-        "access_would_widen",
-        format!(
-            "default privileges of the target would give {who} rights on {first}{others} that the source does not give"
-        ),
-        shown(&format!(
-            "ALTER DEFAULT PRIVILEGES FOR ROLE {}{place} REVOKE ALL ON {objects} FROM {from};",
-            quote::ident(&facts.role)
-        )),
-    )
 }

@@ -1,6 +1,10 @@
 //! What the target database holds that a restore in place must know of.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
+
+use crate::restore::plan::objects::Object;
 
 /// A table the target database has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +74,10 @@ pub struct Inside {
     pub default_privileges: Vec<DefaultPrivilege>,
     /// What is in its schemas beside tables.
     pub residents: Vec<Resident>,
+    /// Objects that belong to roles whose rights the restoring role has not.
+    pub foreign: BTreeSet<Object>,
+    /// The same of extensions, publications and event triggers, by the archive's kind and name.
+    pub foreign_others: BTreeSet<(String, String)>,
     /// Indexes of partitions under the index of the partitioned table that holds them.
     pub attached: Vec<(IndexName, IndexName)>,
 }
@@ -87,6 +95,13 @@ impl Inside {
             default_privileges: client.query(defaults, &[]).await?.iter().map(default).collect(),
             residents: residents(client).await?,
             attached: attached(client).await?,
+            foreign: foreign(client).await?,
+            foreign_others: client
+                .query(FOREIGN_OTHERS, &[])
+                .await?
+                .iter()
+                .map(|row| (row.get(0), row.get(1)))
+                .collect(),
         })
     }
 }
@@ -106,6 +121,55 @@ pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, toki
         )
         .await?;
     Ok(rows.iter().map(|row| ExistingTable { schema: row.get(0), name: row.get(1), ours: row.get(2) }).collect())
+}
+
+const FOREIGN_OTHERS: &str = "
+    SELECT 'EXTENSION', extname::text FROM pg_extension WHERE NOT pg_has_role(current_user, extowner, 'USAGE')
+    UNION ALL
+    SELECT 'PUBLICATION', pubname::text FROM pg_publication WHERE NOT pg_has_role(current_user, pubowner, 'USAGE')
+    UNION ALL
+    SELECT 'EVENT TRIGGER', evtname::text FROM pg_event_trigger WHERE NOT pg_has_role(current_user, evtowner, 'USAGE')";
+
+/// Under an empty path, so that types in signatures are named as in an archive. What is in a schema of others is theirs,
+/// too, unless it is the restoring role's very own: a platform's tables may belong to a role that its customer is a
+/// member of.
+const FOREIGN: &str = "
+    WITH schemas AS (SELECT oid, nspname::text AS name,
+                            nspname = 'public' OR pg_has_role(current_user, nspowner, 'USAGE') AS ours
+                       FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'),
+    objects AS (
+        SELECT CASE relkind WHEN 'S' THEN 'sequence' ELSE 'relation' END AS kind, relnamespace AS namespace,
+               relname::text AS name, relowner AS owner
+          FROM pg_class WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+        UNION ALL
+        SELECT 'routine', pronamespace,
+               proname || '(' || CASE WHEN prokind = 'a' AND pronargs = 0 THEN '*' ELSE coalesce((SELECT string_agg(
+                   pg_catalog.format_type(t, NULL), ', ' ORDER BY i) FROM unnest(proargtypes) WITH ORDINALITY a (t, i)), '') END || ')',
+               proowner
+          FROM pg_proc
+        UNION ALL
+        SELECT 'type', typnamespace, typname::text, typowner FROM pg_type)
+    SELECT o.kind, s.name, o.name FROM objects o JOIN schemas s ON s.oid = o.namespace
+     WHERE NOT pg_has_role(current_user, o.owner, 'USAGE')
+        OR NOT s.ours AND o.owner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+    UNION ALL
+    SELECT 'schema', name, '' FROM schemas WHERE NOT ours";
+
+async fn foreign(client: &Client) -> Result<BTreeSet<Object>, tokio_postgres::Error> {
+    client.batch_execute("SET search_path = ''").await?;
+    let rows = client.query(FOREIGN, &[]).await?;
+    client.batch_execute("RESET search_path").await?;
+    let object = |row: &tokio_postgres::Row| {
+        let (schema, name) = (row.get(1), row.get(2));
+        match row.get(0) {
+            "sequence" => Object::Sequence(schema, name),
+            "routine" => Object::Routine(schema, name),
+            "type" => Object::Type(schema, name),
+            "schema" => Object::Schema(schema),
+            _ => Object::Relation(schema, name),
+        }
+    };
+    Ok(rows.iter().map(object).collect())
 }
 
 async fn dependents(client: &Client) -> Result<Vec<Dependent>, tokio_postgres::Error> {

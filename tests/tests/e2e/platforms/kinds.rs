@@ -17,6 +17,16 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Self; 5] =
         [Self::PlainSuperuser, Self::PlainOwner, Self::SupabaseLike, Self::NeonLike, Self::RdsLike];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PlainSuperuser => "plain, as superuser",
+            Self::PlainOwner => "plain, as owner",
+            Self::SupabaseLike => "Supabase-like",
+            Self::NeonLike => "Neon-like",
+            Self::RdsLike => "RDS-like",
+        }
+    }
 }
 
 /// A running one, and who logs in to it.

@@ -1,0 +1,122 @@
+//! What of a target is left alone when its database is restored over: what belongs to others. pg_restore could neither
+//! drop nor make it. It stays as it is, with everything that is part of it; data among it never without a flag that names
+//! it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use walwarden_verifier::{
+    annex::{Annex, Entry},
+    ids::shown,
+};
+
+use super::{Refusal, adapt, entry_name, is_database_level, objects::Object, omitted};
+use crate::restore::target::facts::Facts;
+
+/// Kinds of entries that are part of the object they depend on first.
+const PARTS: [&str; 17] = [
+    "TABLE DATA",
+    "SEQUENCE SET",
+    "SEQUENCE OWNED BY",
+    "DEFAULT",
+    "CONSTRAINT",
+    "CHECK CONSTRAINT",
+    "FK CONSTRAINT",
+    "INDEX",
+    "INDEX ATTACH",
+    "TRIGGER",
+    "POLICY",
+    "RULE",
+    "ROW SECURITY",
+    "STATISTICS DATA",
+    "MATERIALIZED VIEW DATA",
+    "ACL",
+    "COMMENT",
+];
+
+/// Entries that are left alone, each with the reason; and why the restore is refused.
+pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<i64, String>, Vec<Refusal>) {
+    let (mut left_out, mut refusals) = omitted::entries(annex);
+    let foreign = |object: &Object| facts.inside.foreign.contains(object);
+    let of_others = |kind: &str, name: &str| facts.inside.foreign_others.contains(&(kind.to_owned(), name.to_owned()));
+    // A schema cannot be dropped while it holds anything that stays.
+    let kept_schemas: BTreeSet<&str> = facts.inside.foreign.iter().filter_map(Object::schema).collect();
+    for entry in annex.entries.iter().filter(|entry| !is_database_level(entry)) {
+        let kind = entry.kind.as_str();
+        let why = match (kind, Object::of(entry)) {
+            ("SCHEMA", Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
+            ("SCHEMA", _) if kept_schemas.contains(entry.name.as_str()) => Some("it holds what belongs to others"),
+            (_, Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
+            ("EXTENSION" | "PUBLICATION" | "EVENT TRIGGER", _) if of_others(kind, &entry.name) => {
+                Some("it belongs to another role on the target")
+            }
+            _ if adapt::is_free(entry, annex, facts) => Some("only a superuser can make it for certain"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            left_out.entry(entry.dump_id).or_insert_with(|| why.to_owned());
+        }
+    }
+    parts(annex, &mut left_out);
+    refusals.extend(data(annex, &left_out, leave_out));
+    (left_out, refusals)
+}
+
+/// What is part of something that is left alone. An index or a policy depends on its table, and also on what it uses:
+/// that it is the table's, its name says, which begins with the table's.
+fn parts(annex: &Annex, left_out: &mut BTreeMap<i64, String>) {
+    let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+    loop {
+        let before = left_out.len();
+        for entry in &annex.entries {
+            if left_out.contains_key(&entry.dump_id) || !PARTS.contains(&entry.kind.as_str()) {
+                continue;
+            }
+            let of = |id: &i64| {
+                let Some(whole) = by_id.get(id).filter(|_| left_out.contains_key(id)) else { return false };
+                match entry.kind.as_str() {
+                    "ACL" | "COMMENT" | "INDEX" | "INDEX ATTACH" | "STATISTICS DATA" => entry.owner == whole.owner,
+                    _ => {
+                        let rest = entry.name.strip_prefix(&whole.name).filter(|_| entry.schema == whole.schema);
+                        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+                    }
+                }
+            };
+            if entry.dependencies.iter().any(of) {
+                left_out.insert(entry.dump_id, "it is part of what is left alone".to_owned());
+            }
+        }
+        if left_out.len() == before {
+            return;
+        }
+    }
+}
+
+/// Data that stays as it is, unless each schema or table of it was named.
+fn data(annex: &Annex, left_out: &BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {
+    let named = |entry: &Entry| {
+        leave_out.iter().any(|word| {
+            word.strip_prefix("data:")
+                .is_some_and(|what| what == entry.schema || what == format!("{}.{}", entry.schema, entry.name))
+        })
+    };
+    let mut unnamed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let data = |entry: &&Entry| ["TABLE DATA", "SEQUENCE SET"].contains(&entry.kind.as_str());
+    for entry in
+        annex.entries.iter().filter(data).filter(|entry| left_out.contains_key(&entry.dump_id) && !named(entry))
+    {
+        unnamed.entry(&entry.schema).or_default().push(entry_name(entry));
+    }
+    unnamed
+        .into_iter()
+        .map(|(schema, names)| {
+            Refusal::new(
+                "data_of_others",
+                format!("{}: it would stay as it is, for what it is in belongs to others", adapt::some(&names)),
+                format!(
+                    "restore as its owner, into a new database, or without it: --leave-out {}",
+                    shown(&walwarden_contract::quote::sh(&format!("data:{schema}")))
+                ),
+            )
+        })
+        .collect()
+}
