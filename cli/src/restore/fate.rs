@@ -63,7 +63,7 @@ impl Fate {
 pub struct Progress {
     /// The artifact is here and verified: from now on what is stopped cannot go on.
     pub fetched: bool,
-    /// The plan's roles may have been made.
+    /// The plan's roles were made.
     pub made_roles: bool,
     /// What became of the target so far.
     pub fate: Fate,

@@ -120,11 +120,11 @@ pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
     adaptation.useless = omitted::entries(annex).0.into_keys().collect();
     adaptation.left_out = left_out;
     adaptation.refusals = refusals;
-    for word in wanted.leave_out.iter().filter(|word| !word.starts_with("data:")) {
+    for word in wanted.leave_out.iter().filter(|word| !word.starts_with("data:") && *word != alone::MEMBERSHIPS) {
         adaptation.refusals.push(Refusal::new(
             "leave_out_in_place",
             format!(
-                "--leave-out {} is for restores into a new database; in place it is data:SCHEMA or data:SCHEMA.TABLE",
+                "--leave-out {} is for restores into a new database; in place it is data:SCHEMA, data:SCHEMA.TABLE or publication-table",
                 shown(word)
             ),
             "restore into a new database, or without that flag",
@@ -469,15 +469,21 @@ impl Adaptation {
     /// are taken away again.
     fn keep_narrow(&mut self, annex: &Annex, facts: &Facts) {
         let wider = widening::grantees(annex, facts);
-        for entry in self.kept(annex).into_iter().cloned().collect::<Vec<_>>() {
+        let closed: HashMap<Object, usize> = self
+            .fixes
+            .iter()
+            .enumerate()
+            .filter(|(_, fix)| fix.column.is_none() && fix.rights.is_some())
+            .map(|(index, fix)| (fix.object.clone(), index))
+            .collect();
+        for entry in annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)) {
             let Some(grantees) = wider.get(&entry.dump_id) else { continue };
-            let Some(object) = Object::of(&entry) else { continue };
-            let holder = self.owner_after(&entry, facts).to_owned();
-            let closed = |fix: &&mut Fix| fix.object == object && fix.column.is_none() && fix.rights.is_some();
-            if let Some(fix) = self.fixes.iter_mut().find(closed) {
-                fix.take_from.clone_from(grantees);
+            let Some(object) = Object::of(entry) else { continue };
+            if let Some(index) = closed.get(&object) {
+                self.fixes[*index].take_from.clone_from(grantees);
                 continue;
             }
+            let holder = self.owner_after(entry, facts).to_owned();
             let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item)).collect();
             let items = renamed(items, &entry.owner, &holder, |name| self.exists(facts, name));
             let items = items.into_iter().filter(|item| grantees.contains(&item.grantee)).collect();

@@ -13,7 +13,7 @@ use super::{Refusal, adapt, entry_name, is_database_level, objects::Object, omit
 use crate::restore::target::facts::Facts;
 
 /// Kinds of entries that are part of the object they depend on first.
-const PARTS: [&str; 17] = [
+const PARTS: [&str; 18] = [
     "TABLE DATA",
     "SEQUENCE SET",
     "SEQUENCE OWNED BY",
@@ -23,6 +23,7 @@ const PARTS: [&str; 17] = [
     "FK CONSTRAINT",
     "INDEX",
     "INDEX ATTACH",
+    "TABLE ATTACH",
     "TRIGGER",
     "POLICY",
     "RULE",
@@ -37,15 +38,19 @@ const PARTS: [&str; 17] = [
 pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<i64, String>, Vec<Refusal>) {
     let (mut left_out, mut refusals) = omitted::entries(annex);
     let foreign = |object: &Object| facts.inside.foreign.contains(object);
+    let in_use = facts.inside.used_by_foreign.iter();
     let of_others = |kind: &str, name: &str| facts.inside.foreign_others.contains(&(kind.to_owned(), name.to_owned()));
     // A schema cannot be dropped while it holds anything that stays.
-    let kept_schemas: BTreeSet<&str> = facts.inside.foreign.iter().filter_map(Object::schema).collect();
+    let kept_schemas: BTreeSet<&str> = facts.inside.foreign.iter().chain(in_use).filter_map(Object::schema).collect();
     for entry in annex.entries.iter().filter(|entry| !is_database_level(entry)) {
         let kind = entry.kind.as_str();
         let why = match (kind, Object::of(entry)) {
             ("SCHEMA", Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
             ("SCHEMA", _) if kept_schemas.contains(entry.name.as_str()) => Some("it holds what belongs to others"),
             (_, Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
+            (_, Some(object)) if facts.inside.used_by_foreign.contains(&object) => {
+                Some("what belongs to others uses it on the target, where it stays as it is")
+            }
             ("EXTENSION" | "PUBLICATION" | "EVENT TRIGGER", _) if of_others(kind, &entry.name) => {
                 Some("it belongs to another role on the target")
             }
@@ -57,6 +62,7 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
         }
     }
     parts(annex, &mut left_out);
+    refusals.extend(memberships(annex, &mut left_out, leave_out));
     refusals.extend(data(annex, &left_out, leave_out));
     (left_out, refusals)
 }
@@ -90,6 +96,39 @@ fn parts(annex: &Annex, left_out: &mut BTreeMap<i64, String>) {
         }
     }
 }
+
+/// Tables in publications. Where the table stays it stays a member; a table that is made anew is none of a publication that
+/// belongs to others, which is refused unless it was said.
+fn memberships(annex: &Annex, left_out: &mut BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {
+    let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+    let mut lost = Vec::new();
+    for entry in annex.entries.iter().filter(|entry| entry.kind.starts_with("PUBLICATION TABLE")) {
+        let stays = |publication: bool| {
+            let of = |id: &&i64| by_id.get(*id).is_some_and(|of| (of.kind == "PUBLICATION") == publication);
+            entry.dependencies.iter().filter(of).any(|id| left_out.contains_key(id))
+        };
+        match (stays(true), stays(false)) {
+            (false, false) => continue,
+            (true, false) if entry.kind == "PUBLICATION TABLE" => lost.push(entry_name(entry)),
+            _ => {}
+        }
+        left_out.insert(entry.dump_id, "it is part of what is left alone".to_owned());
+    }
+    if lost.is_empty() || leave_out.iter().any(|word| word == MEMBERSHIPS) {
+        return Vec::new();
+    }
+    vec![Refusal::new(
+        "publication_of_others",
+        format!(
+            "{}: the publication belongs to others, and a table that is made anew is not in it any more",
+            adapt::some(&lost)
+        ),
+        format!("restore as its owner, into a new database, or without it: --leave-out {MEMBERSHIPS}"),
+    )]
+}
+
+/// `--leave-out` of what [`memberships`] refuses.
+pub const MEMBERSHIPS: &str = "publication-table";
 
 /// Data that stays as it is, unless each schema or table of it was named.
 fn data(annex: &Annex, left_out: &BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {

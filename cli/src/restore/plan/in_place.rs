@@ -37,6 +37,13 @@ pub fn check(
         format::counted(ours.len() as u64, "table"),
         annex.header.snapshot_at
     ));
+    // What is left alone is told apart.
+    let in_archive: BTreeSet<(&str, &str)> =
+        annex.entries.iter().map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect();
+    let others: Vec<_> = others
+        .into_iter()
+        .filter(|table| !in_archive.contains(&(table.schema.as_str(), table.name.as_str())))
+        .collect();
     if !others.is_empty() {
         let names: Vec<String> =
             others.iter().take(8).map(|table| shown(&format!("{}.{}", table.schema, table.name))).collect();

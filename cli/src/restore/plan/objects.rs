@@ -7,7 +7,7 @@ use walwarden_contract::quote;
 use walwarden_verifier::annex::Entry;
 
 /// What an entry makes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Object {
     /// Table, view, materialized view or foreign table.
     Relation(String, String),

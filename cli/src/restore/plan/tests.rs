@@ -370,3 +370,142 @@ fn an_archive_that_nobody_read_is_planned_with_what_is_known_of_it() {
     assert_eq!((plan.outcome, plan.counts.restored, plan.use_list().as_str()), ("unread", 0, ""));
     insta::assert_snapshot!(shown_plan(&plan, &annex));
 }
+
+fn wanting(annex: &Annex, facts: &Facts, mode: RestoreMode, wanted: adapt::Wanted) -> Plan {
+    let restore_id = "rst_01jd7z9k3m5n7p9r1t3v5x7z9a".parse().unwrap();
+    let wishes = Wishes {
+        mode,
+        created_database: Some("copy"),
+        target_database: "live",
+        restore_id: &restore_id,
+        refuse_superuser: false,
+        parallel_in_place: false,
+        exact: false,
+        wanted,
+    };
+    Plan::make(annex, facts, &wishes)
+}
+
+fn statements(plan: &Plan) -> Vec<String> {
+    let routine = (("app".to_owned(), "f()".to_owned()), "app.f()".to_owned());
+    access::statements(&plan.fixes, &[routine].into(), &BTreeSet::new(), 16).unwrap()
+}
+
+#[test]
+fn missing_roles_are_made_or_done_without() {
+    const EVIL: &str = "x\"; ALTER ROLE me SUPERUSER; --";
+    let acl = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
+    let mut annex = annex(vec![
+        Entry { owner: EVIL.into(), acl: acl(&["=r/ghost", "ghost=r*w/ghost"]), ..entry(1, "TABLE", "t") },
+        Entry { owner: EVIL.into(), dependencies: vec![1], ..entry(2, "ACL", "TABLE t") },
+    ]);
+    annex.roles = vec![Role { name: EVIL.into(), superuser: true, inherit: true, ..Role::default() }];
+    let mut facts = facts(false);
+    facts.create_role = true;
+    let made = wanting(&annex, &facts, RestoreMode::NewDatabase, adapt::Wanted::default());
+    assert_eq!(made.roles_made, ["ghost", EVIL]);
+    let quoted = "\"x\"\"; ALTER ROLE me SUPERUSER; --\"";
+    assert!(made.before.contains(&format!("CREATE ROLE {quoted} NOLOGIN")), "{:?}", made.before);
+    assert!(made.before.contains(&format!("GRANT {quoted} TO \"me\" WITH INHERIT TRUE, SET TRUE")));
+    assert_eq!(made.commands, [format!("ALTER ROLE {quoted} SUPERUSER;")]);
+    assert!(!made.no_owner && made.outcome == "adapted");
+    // Rights that another than the owner granted are granted by the owner.
+    assert_eq!(
+        statements(&made),
+        [
+            "REVOKE ALL ON TABLE \"app\".\"t\" FROM PUBLIC".to_owned(),
+            format!("REVOKE ALL ON TABLE \"app\".\"t\" FROM {quoted}"),
+            "GRANT SELECT ON TABLE \"app\".\"t\" TO PUBLIC".to_owned(),
+            "GRANT UPDATE ON TABLE \"app\".\"t\" TO \"ghost\"".to_owned(),
+            "GRANT SELECT ON TABLE \"app\".\"t\" TO \"ghost\" WITH GRANT OPTION".to_owned(),
+        ]
+    );
+
+    let wanted = adapt::Wanted { no_create_roles: true, ..adapt::Wanted::default() };
+    let without = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted);
+    assert!(without.no_owner && without.before.is_empty() && without.roles_made.is_empty());
+    assert_eq!(without.dump_ids, [1]);
+    assert_eq!(
+        statements(&without),
+        [
+            "REVOKE ALL ON TABLE \"app\".\"t\" FROM PUBLIC",
+            "REVOKE ALL ON TABLE \"app\".\"t\" FROM \"me\"",
+            "GRANT SELECT ON TABLE \"app\".\"t\" TO PUBLIC",
+        ]
+    );
+}
+
+#[test]
+fn who_runs_with_anothers_rights_is_nobodys_to_call() {
+    let definer = Entry { owner: "reader".into(), security_definer: true, ..entry(1, "FUNCTION", "f()") };
+    let annex = annex(vec![definer]);
+    let facts = facts(false);
+    let closed = wanting(&annex, &facts, RestoreMode::NewDatabase, adapt::Wanted::default());
+    assert_eq!(
+        statements(&closed),
+        [
+            "REVOKE ALL ON ROUTINE app.f() FROM PUBLIC",
+            "REVOKE ALL ON ROUTINE app.f() FROM \"me\"",
+            "GRANT EXECUTE ON ROUTINE app.f() TO \"me\"",
+        ]
+    );
+    let wanted = adapt::Wanted { adopt_definers: true, ..adapt::Wanted::default() };
+    let adopted = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted);
+    assert!(statements(&adopted).is_empty() && adopted.counts.adapted == 1);
+    let lost = access::statements(&closed.fixes, &objects::Routines::new(), &BTreeSet::new(), 16);
+    assert!(lost.is_err(), "a function that is not there is not passed over");
+}
+
+#[test]
+fn what_is_left_out_takes_what_is_about_it_and_never_data() {
+    let mut annex = annex(vec![
+        entry(1, "EXTENSION", "pg_cron"),
+        Entry { dependencies: vec![1], ..entry(2, "COMMENT", "EXTENSION pg_cron") },
+        Entry { dependencies: vec![1], ..entry(3, "FUNCTION", "f()") },
+        entry(4, "TABLE", "t"),
+    ]);
+    let wanted = |word: &str| adapt::Wanted { leave_out: vec![word.into()], ..adapt::Wanted::default() };
+    let codes = |plan: &Plan| plan.refusals.iter().map(|refusal| refusal.code).collect::<Vec<_>>();
+    let facts = facts(true);
+    let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, adapt::Wanted::default());
+    assert_eq!(codes(&plan), ["extension_missing"]);
+    assert!(plan.refusals[0].remedy.contains("--leave-out extension:pg_cron"));
+    let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted("extension:pg_cron"));
+    assert_eq!((plan.outcome, plan.dump_ids), ("adapted", vec![4]));
+    let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted("extension:pg_corn"));
+    assert_eq!(codes(&plan), ["nothing_to_leave_out", "extension_missing"]);
+    annex.entries[3].dependencies = vec![1];
+    let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted("extension:pg_cron"));
+    assert_eq!(codes(&plan), ["needed_by_data"]);
+}
+
+#[test]
+fn in_place_what_belongs_to_others_is_left_alone_with_all_that_is_part_of_it() {
+    let annex = annex(vec![
+        entry(1, "SCHEMA", "app"),
+        Entry { owner: "platform".into(), ..entry(2, "TABLE", "users") },
+        entry(3, "TABLE", "orders"),
+        Entry { owner: "platform".into(), dependencies: vec![2], ..entry(4, "TABLE DATA", "users") },
+        Entry { dependencies: vec![3], ..entry(5, "TABLE DATA", "orders") },
+        Entry { owner: "platform".into(), dependencies: vec![2], ..entry(6, "CONSTRAINT", "users users_pkey") },
+        // Of the orders, though it is about both.
+        Entry { dependencies: vec![2, 3], ..entry(7, "FK CONSTRAINT", "orders orders_user_fkey") },
+        Entry { owner: "platform".into(), dependencies: vec![2], ..entry(8, "ACL", "TABLE users") },
+        Entry { dependencies: vec![2], ..entry(9, "VIEW", "names") },
+    ]);
+    let mut facts = facts(false);
+    facts.roles.insert("platform".into(), false);
+    facts.inside.foreign.insert(objects::Object::Relation("app".into(), "users".into()));
+    let plan = wanting(&annex, &facts, RestoreMode::InPlace, adapt::Wanted::default());
+    let codes: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.code).collect();
+    assert_eq!(codes, ["data_of_others"]);
+    assert_eq!(plan.refusals[0].remedy.rsplit(": ").next(), Some("--leave-out data:app"));
+    for word in ["data:app", "data:app.users"] {
+        let wanted = adapt::Wanted { leave_out: vec![word.into()], ..adapt::Wanted::default() };
+        let plan = wanting(&annex, &facts, RestoreMode::InPlace, wanted);
+        // The schema cannot be dropped, for it holds what stays.
+        assert_eq!((plan.outcome, plan.dump_ids), ("adapted", vec![3, 5, 7, 9]), "{word}");
+    }
+    let wanted = adapt::Wanted { leave_out: vec!["data:app.orders".into()], ..adapt::Wanted::default() };
+    assert_eq!(wanting(&annex, &facts, RestoreMode::InPlace, wanted).refusals[0].code, "data_of_others");
+}

@@ -76,6 +76,8 @@ pub struct Inside {
     pub residents: Vec<Resident>,
     /// Objects that belong to roles whose rights the restoring role has not.
     pub foreign: BTreeSet<Object>,
+    /// Routines and types that those use, or a part of them does: a trigger, a policy, a default.
+    pub used_by_foreign: BTreeSet<Object>,
     /// The same of extensions, publications and event triggers, by the archive's kind and name.
     pub foreign_others: BTreeSet<(String, String)>,
     /// Indexes of partitions under the index of the partitioned table that holds them.
@@ -95,7 +97,8 @@ impl Inside {
             default_privileges: client.query(defaults, &[]).await?.iter().map(default).collect(),
             residents: residents(client).await?,
             attached: attached(client).await?,
-            foreign: foreign(client).await?,
+            foreign: objects(client, FOREIGN).await?,
+            used_by_foreign: objects(client, USED_BY_FOREIGN).await?,
             foreign_others: client
                 .query(FOREIGN_OTHERS, &[])
                 .await?
@@ -155,9 +158,39 @@ const FOREIGN: &str = "
     UNION ALL
     SELECT 'schema', name, '' FROM schemas WHERE NOT ours";
 
-async fn foreign(client: &Client) -> Result<BTreeSet<Object>, tokio_postgres::Error> {
+const USED_BY_FOREIGN: &str = "
+    WITH me AS (SELECT oid FROM pg_roles WHERE rolname = current_user),
+    schemas AS (SELECT oid, nspname::text AS name,
+                       nspname = 'public' OR pg_has_role(current_user, nspowner, 'USAGE') AS ours
+                  FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'),
+    relations AS (SELECT c.oid FROM pg_class c JOIN schemas s ON s.oid = c.relnamespace
+                   WHERE NOT pg_has_role(current_user, c.relowner, 'USAGE')
+                      OR NOT s.ours AND c.relowner <> (SELECT oid FROM me)),
+    users AS (
+        SELECT d.refclassid, d.refobjid FROM pg_depend d
+          LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+          LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+          LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+          LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+          LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+         WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass)
+           AND coalesce(t.tgrelid, p.polrelid, a.adrelid, c.conrelid, r.ev_class,
+                        CASE d.classid WHEN 'pg_class'::regclass THEN d.objid END) IN (SELECT oid FROM relations)
+        UNION ALL
+        SELECT 'pg_proc'::regclass, evtfoid FROM pg_event_trigger WHERE NOT pg_has_role(current_user, evtowner, 'USAGE'))
+    SELECT 'routine', s.name,
+           p.proname || '(' || CASE WHEN p.prokind = 'a' AND p.pronargs = 0 THEN '*' ELSE coalesce((SELECT string_agg(
+               pg_catalog.format_type(t, NULL), ', ' ORDER BY i) FROM unnest(p.proargtypes) WITH ORDINALITY a (t, i)), '') END || ')'
+      FROM users u JOIN pg_proc p ON u.refclassid = 'pg_proc'::regclass AND p.oid = u.refobjid
+      JOIN schemas s ON s.oid = p.pronamespace
+    UNION
+    SELECT 'type', s.name, t.typname::text
+      FROM users u JOIN pg_type t ON u.refclassid = 'pg_type'::regclass AND t.oid = u.refobjid
+      JOIN schemas s ON s.oid = t.typnamespace";
+
+async fn objects(client: &Client, query: &str) -> Result<BTreeSet<Object>, tokio_postgres::Error> {
     client.batch_execute("SET search_path = ''").await?;
-    let rows = client.query(FOREIGN, &[]).await?;
+    let rows = client.query(query, &[]).await?;
     client.batch_execute("RESET search_path").await?;
     let object = |row: &tokio_postgres::Row| {
         let (schema, name) = (row.get(1), row.get(2));

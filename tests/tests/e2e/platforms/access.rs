@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::kinds::Platform;
+use super::live::Live;
 
 /// A line for each right of each role that is no superuser on each object a user made.
 const RIGHTS: &str = r"
@@ -27,21 +27,21 @@ const RIGHTS: &str = r"
           FROM roles r, pg_class c JOIN schemas s ON s.oid = c.relnamespace, unnest(ARRAY['SELECT', 'UPDATE', 'USAGE']) p
          WHERE r.oid <> 0 AND c.relkind = 'S' AND has_sequence_privilege(r.oid, c.oid, p)
         UNION ALL
-        SELECT r.rolname, 'function ' || s.nspname || '.' || f.proname || '(' || pg_get_function_identity_arguments(f.oid) || ')', 'EXECUTE'
+        SELECT r.rolname, 'function ' || s.nspname || '.' || f.proname || '(' || oidvectortypes(f.proargtypes) || ')', 'EXECUTE'
           FROM roles r, pg_proc f JOIN schemas s ON s.oid = f.pronamespace WHERE r.oid <> 0 AND has_function_privilege(r.oid, f.oid, 'EXECUTE'))
     SELECT coalesce(string_agg(rolname || ' | ' || object || ' | ' || privilege, E'\x01'), '') FROM rights";
 
-pub fn rights(platform: &Platform, database: &str) -> BTreeSet<String> {
-    let all = platform.server.query_one(database, RIGHTS).expect("rights");
+pub fn rights(live: &Live, database: &str) -> BTreeSet<String> {
+    let all = live.server.query_one(database, RIGHTS).expect("rights");
     all.split('\u{1}').filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// Fails the test where a role can do more than in the source: but for who restored, to whom belongs what could not be
 /// given to its owner, and for what an extension brought, where the plan says that its rights could not be changed.
-pub fn is_no_wider(cell: &str, source: &Platform, target: &Platform, restored: &str, plan: &Value) {
-    let (before, after) = (rights(source, source.database), rights(target, restored));
+pub fn is_no_wider(cell: &str, source: &Live, target: &Live, restored: &str, plan: &Value) {
+    let (before, after) = (rights(source, source.platform.database()), rights(target, restored));
     assert!(!before.is_empty() && !after.is_empty());
-    let own = format!("{} | ", target.role);
+    let own = format!("{} | ", target.login.role);
     let left_out: Vec<&str> = plan["leftOut"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let said = |line: &&String| {
         let object = line.split(" | ").nth(1).and_then(|object| object.rsplit('.').next()).unwrap_or_default();
