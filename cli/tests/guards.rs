@@ -389,16 +389,30 @@ fn every_flag_without_its_value_twice_or_unusable_is_refused_before_anyone_is_as
         "--work-dir",
         "--api-url",
         "--report",
+        "--leave-out",
+        "--artifact",
+        "--envelope",
+        "--annex",
     ];
     let mut cases: Vec<Vec<&str>> = Vec::new();
     for flag in valued {
         cases.push([&full[..], &[flag]].concat());
-        if flag != "--pg-bin" {
+        // Directories add up, and of two names for the database the last holds.
+        if !["--pg-bin", "--created-database", "--leave-out"].contains(&flag) {
             cases.push([&full[..], &[flag, "x", flag, "x"]].concat());
         }
     }
-    for switch in ["--confirm-destructive", "--prove", "--plan", "--keep-failed", "--refuse-superuser-target", "--json"]
-    {
+    for switch in [
+        "--confirm-destructive",
+        "--prove",
+        "--plan",
+        "--keep-failed",
+        "--refuse-superuser-target",
+        "--exact",
+        "--no-create-roles",
+        "--adopt-definers",
+        "--json",
+    ] {
         cases.push([&full[..], &[switch, switch]].concat());
         cases.push([&full[..], &[switch, "yes"]].concat());
     }
@@ -412,6 +426,10 @@ fn every_flag_without_its_value_twice_or_unusable_is_refused_before_anyone_is_as
         &["--report", "/nonexistent/report.json"],
         &["--target", "postgresql://u:hunter2@h:99999/x"],
         &["--target", "hunter2"],
+        &["--created-database", "a", "--created-database", "not a name"],
+        &["--artifact", "/nonexistent.dump"],
+        &["--envelope", "/nonexistent.json"],
+        &["--artifact", "/nonexistent", "--envelope", "/nonexistent", "--annex", "/nonexistent"],
         &["--target", ""],
         &["--target", "postgresql://u:hunter2@h/x?sslmode=maybe"],
     ] {

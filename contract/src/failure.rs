@@ -50,7 +50,7 @@ classes! {
     SourceLocked = "source_locked", true, "a session holds a lock that keeps pg_dump from reading a table; end it or back up at a quieter time";
     SourceConnectionLost = "source_connection_lost", true, "the server ended the connection during the dump; check its logs and time-outs";
     DumpFailed = "dump_failed", false, "pg_dump failed; its first message is on the runner's log, redacted";
-    DumpIncomplete = "dump_incomplete", true, "pg_dump's archive ended early or was not well-formed; nothing was recorded as a backup";
+    DumpIncomplete = "dump_incomplete", true, "pg_dump ended early, or its archive was not well-formed; nothing was recorded as a backup. A table dropped meanwhile does that, and a machine short of memory";
     DumpUnknownKind = "dump_unknown_kind", false, "the database holds data of a kind that this version does not understand, named in the runner's log; update Walwarden";
     DumpTooLarge = "dump_too_large", false, "the dump exceeded this database's maxBytes; raise it if the size is right";
     DumpTooLong = "dump_too_long", false, "the dump exceeded this database's maxHours; raise it if the duration is right";

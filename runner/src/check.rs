@@ -91,6 +91,10 @@ fn warnings(prepared: &Prepared) -> Vec<String> {
     if snapshot.endpoint().sslmode == SslMode::Require {
         warnings.push("TLS is used without checking the server's certificate; sslmode=verify-full checks it".into());
     }
+    let may_be_plain = matches!(snapshot.endpoint().sslmode, SslMode::Disable | SslMode::Allow | SslMode::Prefer);
+    if may_be_plain && !snapshot.endpoint().address.ip().is_loopback() {
+        warnings.push("the connection may be unencrypted: who is on the way can read the database; sslmode=verify-full encrypts it and checks the server's certificate".into());
+    }
     if facts.is_standby {
         warnings.push("the server is a standby: its replay can end a long dump (max_standby_streaming_delay)".into());
     }

@@ -23,7 +23,7 @@ use tokio::{
 use walwarden_contract::{address::AddressPolicy, failure::FailureClass, secret::Secret, worker::CompressionSetting};
 use walwarden_verifier::{
     annex::Omission,
-    archive::{RowKey, TocEntry},
+    archive::{ArchiveError, RowKey, Rule, TocEntry},
     manifest::OPAQUE,
 };
 
@@ -388,8 +388,8 @@ impl Work {
                 Ok(outcome)
             }
             (Ok(_), Some(fault)) => Err(fault),
-            // An archive cut short is pg_dump's to explain, if it ended by itself.
-            (Err(PipelineError::Archive(error)), Some(fault)) if !killed(&ended) => {
+            // An archive cut short is pg_dump's to explain; one that was not, if it ended by itself.
+            (Err(PipelineError::Archive(error)), Some(fault)) if is_cut_short(&error) || !killed(&ended) => {
                 Err(fault.because(anyhow::Error::new(error)))
             }
             (Err(error), _) => Err(pipeline_failed(error)),
@@ -406,6 +406,11 @@ impl Work {
         settings.on_failure = &end;
         pipeline::run(input, &settings, |bytes| sink.write(bytes))
     }
+}
+
+/// The pipe ended before we had any reason to end pg_dump.
+fn is_cut_short(error: &ArchiveError) -> bool {
+    matches!(error, ArchiveError::Malformed { rule: Rule::Truncated, .. })
 }
 
 fn killed(end: &pg_dump::End) -> bool {

@@ -32,7 +32,8 @@ pub struct RestoreArguments {
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
     /// Name of the new database; the source's own name where absent.
-    #[arg(long, value_name = "NAME")]
+    /// Given twice, the last holds: what is appended to a one-liner decides.
+    #[arg(long, value_name = "NAME", overrides_with = "created_database")]
     pub created_database: Option<String>,
     /// Required with in_place: the target's objects are dropped before the backup is loaded.
     #[arg(long)]

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use serde_json::json;
-use walwarden_client::worker::{JobSession, SessionSecret};
+use walwarden_client::{
+    ClientError,
+    worker::{JobSession, SessionSecret},
+};
 use walwarden_contract::{
     exit::ExitCode,
     failure::FailureClass,
@@ -42,6 +45,7 @@ pub async fn complete(
     prepared: Prepared<'_>,
     workspace: Workspace,
     reporter: Reporter,
+    stop: &Stop,
     claimed: Option<(JobSession, SessionSecret)>,
     restored: Restored,
     started: Instant,
@@ -57,7 +61,16 @@ pub async fn complete(
         target_server_version: prepared.facts.version.clone(),
     }));
     output.phase("report", 0);
-    let told = reporter.finish(&finish).await;
+    // Whoever interrupts this has a restored database: what could not be told is kept.
+    let told = tokio::select! {
+        biased;
+        told = reporter.finish(&finish) => told,
+        () = stop.signalled() => Some(Err(ClientError::Network {
+            what: "finish the job",
+            origin: "the server".into(),
+            reason: "interrupted".into(),
+        })),
+    };
     output.halt();
     let _ = std::fs::remove_file(workspace.path(download::ARTIFACT));
     let sealed = told.as_ref().and_then(|told| told.as_ref().ok());

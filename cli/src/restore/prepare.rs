@@ -147,7 +147,8 @@ pub async fn prepare<'a>(
         );
     }
     if refused {
-        return Err(refusal(&plan));
+        let unspent = request.service().is_some() && !workspace::is_resumable(&base, restore_id.as_str());
+        return Err(refusal(&plan, unspent));
     }
     let jobs = jobs(&request, &evidence);
     output.tell("engine", &format!("pg_restore {}, {}", program.version, format::counted(jobs as u64, "job")));
@@ -230,7 +231,7 @@ fn choose_program(
         .map_err(|none| Failure::user("no_pg_restore", none.problem).hint(none.remedy))
 }
 
-fn refusal(plan: &Plan) -> Failure {
+fn refusal(plan: &Plan, unspent: bool) -> Failure {
     let reasons: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.reason.as_str()).collect();
     let remedies: Vec<&str> = plan.refusals.iter().map(|refusal| refusal.remedy.as_str()).collect();
     Failure::user("plan_refused", format!("the backup cannot be restored into this target: {}", reasons.join("; ")))
@@ -240,7 +241,10 @@ fn refusal(plan: &Plan) -> Failure {
                 1 => "the backup cannot be restored into this target, for the reason above".to_owned(),
                 many => format!("the backup cannot be restored into this target, for the {many} reasons above"),
             },
-            "follow the remedies, then run the same command again: the token is unspent",
+            match unspent {
+                true => "follow the remedies, then run the same command again: the token is unspent",
+                false => "follow the remedies, then run the same command again",
+            },
         )
 }
 

@@ -46,11 +46,12 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     let stop = Stop::install()?;
     let mode = request.mode;
     let untouched = |failure| Fate::Untouched.told(failure, mode);
+    let resumed = request.service().is_none() || workspace::is_resumable(&base, request.restore_id.as_str());
     let client = request.service().map(|service| later::client(&service.base_url)).transpose()?;
     let prepared = stop
         .unless(prepare::prepare(arguments, &environment, request, base, client.as_ref(), output))
         .await
-        .map_err(|failure| untouched(unspent(failure)))?;
+        .map_err(|failure| untouched(if resumed { failure } else { unspent(failure) }))?;
     if arguments.plan {
         return Ok(());
     }
@@ -79,7 +80,7 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     let session = claimed.as_ref().map(|(session, _)| session);
     let mut progress = Progress::START;
     match execute(&prepared, &workspace, session, &reporter, &stop, &mut progress, output).await {
-        Ok(restored) => ending::complete(prepared, workspace, reporter, claimed, restored, started, output)
+        Ok(restored) => ending::complete(prepared, workspace, reporter, &stop, claimed, restored, started, output)
             .await
             .map_err(|failure| Fate::Restored.told(failure, mode)),
         Err(failure) => Err(ending::give_up(prepared, workspace, reporter, &stop, failure, progress, output).await),
@@ -156,9 +157,25 @@ async fn execute(
     if let Some(temporary) = &prepared.plan.temporary_database {
         let source = &prepared.plan.properties;
         let control = prepared.control().await?;
-        database::complete(&control, temporary, &prepared.plan.database, source, prepared.heir(), false).await?;
+        let done =
+            database::complete(&control, temporary, &prepared.plan.database, source, prepared.heir(), false).await;
+        if let Err(failure) = done {
+            // The answer may have been lost on its way, and not the name.
+            let broke = failure.class == Some(FailureClass::TargetUnreachable);
+            if !broke || !has_its_name(prepared, temporary).await {
+                return Err(failure);
+            }
+        }
     }
     Ok(Restored { checksum_sha256, proof })
+}
+
+/// Whether the new database has its final name, and none has the other.
+async fn has_its_name(prepared: &Prepared<'_>, temporary: &str) -> bool {
+    let Ok(control) = prepared.control().await else { return false };
+    let query = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)
+                    AND NOT EXISTS (SELECT FROM pg_database WHERE datname = $2)";
+    control.query_one(query, &[&prepared.plan.database, &temporary]).await.is_ok_and(|row| row.get(0))
 }
 
 /// Who owns the new database from the start. A superuser needs no one's rights and keeps it to the end; so does a role to

@@ -9,13 +9,14 @@ use super::process::End;
 use crate::fault::{Fault, unnamed};
 
 /// First match wins.
-const MEANINGS: [(&str, FailureClass); 20] = [
+const MEANINGS: [(&str, FailureClass); 22] = [
     ("permission denied", FailureClass::SourcePermission),
     ("row-level security", FailureClass::SourcePermission),
     ("lock timeout", FailureClass::SourceLocked),
     // --lock-wait-timeout is a statement_timeout while tables are locked.
     ("statement timeout", FailureClass::SourceLocked),
     ("could not obtain lock", FailureClass::SourceLocked),
+    ("deadlock detected", FailureClass::SourceLocked),
     ("password authentication failed", FailureClass::SourceAuthFailed),
     ("server version mismatch", FailureClass::SourceVersionUnsupported),
     ("SSL error", FailureClass::SourceConnectionLost),
@@ -29,6 +30,8 @@ const MEANINGS: [(&str, FailureClass); 20] = [
     ("invalid snapshot identifier", FailureClass::SourceConnectionLost),
     ("could not import the requested snapshot", FailureClass::SourceConnectionLost),
     ("conflict with recovery", FailureClass::SourceConnectionLost),
+    // pg_cancel_backend.
+    ("due to user request", FailureClass::SourceConnectionLost),
     // Something was dropped between the snapshot and its lock.
     ("cache lookup failed", FailureClass::DumpIncomplete),
     ("could not open relation with OID", FailureClass::DumpIncomplete),
@@ -41,10 +44,13 @@ impl End {
             return None;
         }
         if let Some(signal) = self.status.signal() {
-            return Some(Fault::new(FailureClass::DumpFailed, format!("pg_dump was ended by signal {signal}")));
+            let what = format!("pg_dump was ended by signal {signal}; was the machine short of memory?");
+            return Some(Fault::new(FailureClass::DumpIncomplete, what));
         }
         let class = MEANINGS.into_iter().find(|(words, _)| self.messages.contains(words));
-        let class = class.map_or(FailureClass::DumpFailed, |(_, class)| class);
+        let otherwise =
+            if self.has_lost_a_relation() { FailureClass::DumpIncomplete } else { FailureClass::DumpFailed };
+        let class = class.map_or(otherwise, |(_, class)| class);
         let message = self.first_message();
         let detail =
             if message.is_empty() { "pg_dump failed without a message".into() } else { unnamed(message, password) };
@@ -59,6 +65,12 @@ impl End {
             .map(|line| unnamed(line, password))
             .take(20)
             .collect()
+    }
+
+    /// A table that was dropped while pg_dump waited for its lock: it is in the snapshot and no more there.
+    fn has_lost_a_relation(&self) -> bool {
+        let message = self.first_message();
+        ["relation \"", "schema \""].iter().any(|kind| message.contains(kind)) && message.contains("does not exist")
     }
 
     fn first_message(&self) -> &str {
@@ -95,6 +107,14 @@ mod tests {
             FailureClass::SourceLocked
         );
         assert_eq!(fault_of("pg_dump: error: invalid snapshot identifier").class, FailureClass::SourceConnectionLost);
+        let dropped = "pg_dump: error: query failed: ERROR:  relation \"public.staging\" does not exist";
+        assert_eq!(fault_of(dropped).class, FailureClass::DumpIncomplete);
+        let option = "pg_dump: error: database \"x\" does not exist";
+        assert_eq!(fault_of(option).class, FailureClass::DumpFailed);
+        let cancelled = "pg_dump: error: Dumping the contents of table \"t\" failed: PQgetResult() failed.\n\
+                         pg_dump: detail: Error message from server: ERROR:  canceling statement due to user request";
+        assert_eq!(fault_of(cancelled).class, FailureClass::SourceConnectionLost);
+        assert_eq!(fault(9, "").unwrap().class, FailureClass::DumpIncomplete);
         assert!(fault(9, "").unwrap().detail.unwrap().contains("signal 9"));
     }
 }

@@ -477,6 +477,20 @@ fn a_table_that_is_held_exclusively_is_waited_for_and_then_its_own_class() {
 }
 
 #[test]
+fn a_table_that_is_dropped_meanwhile_is_a_matter_for_another_attempt() {
+    POSTGRES.create_database("dropped").unwrap();
+    POSTGRES.run_sql("dropped", "CREATE TABLE staging (n integer)").unwrap();
+    let mut holder = Holder::of("dropped", "staging");
+    let plane = Plane::start(Plane::backup(&POSTGRES.dsn("dropped")), no_faults);
+    let child = runner(&plane, BACKUP).spawn().unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'dropped' AND wait_event_type = 'Lock'";
+    plane.wait("pg_dump to wait", |_| POSTGRES.query_one("postgres", waiting).unwrap() != "0");
+    std::io::Write::write_all(holder.0.stdin.as_mut().unwrap(), b"DROP TABLE staging; COMMIT;\n").unwrap();
+    let (code, log) = ended(child);
+    assert_eq!((failure(&plane).0.as_str(), code), ("dump_incomplete", 1), "{log}");
+}
+
+#[test]
 fn no_pg_dump_of_the_servers_version_is_its_own_class() {
     let plane = Plane::start(Plane::check(&POSTGRES.dsn("sample")), no_faults);
     let (code, _) = ended(runner(&plane, CHECK).env("WALWARDEN_PG_BIN", "/nonexistent").spawn().unwrap());
