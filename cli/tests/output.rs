@@ -136,8 +136,8 @@ fn every_documented_line_is_written_and_is_json() {
     // Ended otherwise.
     let wrapper = tempfile::tempdir().unwrap();
     let bin = postgres.wrapped_pg_restore(wrapper.path(), Some("exit 1"), "").display().to_string();
-    let failed = run(&["--pg-bin", &bin, "--created-database", "other"]);
-    // Twice the same flag is refused; the second name needs its own command.
+    let failed = run(&["--mode", "new_database"]);
+    // Twice the same flag is refused.
     assert_eq!(error(&failed).0, "invalid_arguments");
     postgres.run("postgres", "DROP DATABASE copy");
     let failed = run(&["--pg-bin", &bin]);

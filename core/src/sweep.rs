@@ -1,6 +1,11 @@
 //! What the sentinel does each minute: it looks at what is due, reads it again by key, and acts on what it
 //! finds. It decides; what needs secrets or the bucket is handed to `worker`, and runners to `dispatch`.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use walwarden_contract::{
     failure::FailureClass,
     ids::{BackupId, DatabaseId, JobId, OrgId},
@@ -22,6 +27,26 @@ use crate::{
     table::{Key, Record, TableError, Write, keys},
 };
 
+/// Longest time between two sweeps of a process that was there all the while.
+const LONGEST_GAP: Duration = Duration::from_secs(90);
+
+/// When this process last swept, by a clock that goes on while it is stopped.
+#[derive(Default)]
+pub(crate) struct Presence(Mutex<(Option<Instant>, bool)>);
+
+impl Presence {
+    /// Whether it was away since the last call.
+    fn was_away(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, lapsed) = std::mem::replace(&mut *state, (Some(Instant::now()), false));
+        lapsed || last.is_some_and(|last| last.elapsed() > LONGEST_GAP)
+    }
+
+    fn lapse(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+    }
+}
+
 /// Jobs looked at in one sweep.
 const BATCH: i32 = 200;
 /// How soon an errand is run again whose end was not heard of. Whoever runs it takes the due date away; until then a
@@ -40,10 +65,11 @@ pub enum Errand {
 impl Domain {
     /// One sweep. A job whose sweep fails is logged and comes again; it holds up no other.
     pub async fn sweep(&self) -> Result<Vec<Errand>> {
+        let away = self.presence.was_away();
         let due = self.table.due(keys::SENTINEL_QUEUE, &self.edge.now(), BATCH).await?;
         let mut errands = Vec::new();
         for key in due {
-            match self.sweep_one(&key).await {
+            match self.sweep_one(&key, away).await {
                 Ok(errand) => errands.extend(errand),
                 Err(DomainError::Refused(detail)) => {
                     tracing::debug!(pk = key.pk, sk = key.sk, message = detail.message, "moved meanwhile")
@@ -54,17 +80,22 @@ impl Domain {
         Ok(errands)
     }
 
-    async fn sweep_one(&self, key: &Key) -> Result<Option<Errand>> {
+    /// Says that this process was not there for a while: the next sweep gives up nobody for silence.
+    pub fn was_away(&self) {
+        self.presence.lapse();
+    }
+
+    async fn sweep_one(&self, key: &Key, away: bool) -> Result<Option<Errand>> {
         match key.sk.split('#').next() {
             Some("BACKUP") => match self.table.get::<BackupJob>(key).await? {
                 Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => {
-                    self.sweep_backup(record).await
+                    self.sweep_backup(record, away).await
                 }
                 _ => Ok(None),
             },
             Some("RESTORE") => match self.table.get::<RestoreJob>(key).await? {
                 Some(record) if is_due(record.body.due_at.as_deref(), &self.edge.now()) => {
-                    self.sweep_restore(record).await
+                    self.sweep_restore(record, away).await
                 }
                 _ => Ok(None),
             },
@@ -84,7 +115,13 @@ impl Domain {
         }
     }
 
-    async fn sweep_backup(&self, record: Record<BackupJob>) -> Result<Option<Errand>> {
+    /// Until when silence since `last` is borne. Whoever could not be heard, because nobody was there, has as long again.
+    fn silent_until(&self, last: &str, seconds: i64, away: bool) -> i64 {
+        let heard = time::parse_ms(last).unwrap_or_default();
+        if away { self.edge.now_ms().max(heard) + seconds * 1000 } else { heard + seconds * 1000 }
+    }
+
+    async fn sweep_backup(&self, record: Record<BackupJob>, away: bool) -> Result<Option<Errand>> {
         let job = &record.body;
         let (org, database, backup) = (job.org_id.clone(), job.database_id.clone(), job.id.clone());
         let id = JobId::Backup(backup.clone());
@@ -105,7 +142,7 @@ impl Domain {
                     .map(|h| h.at)
                     .filter(|at| *at > claimed)
                     .unwrap_or(claimed);
-                let silent_until = time::parse_ms(&last).unwrap_or_default() + SILENCE_SECONDS * 1000;
+                let silent_until = self.silent_until(&last, SILENCE_SECONDS, away);
                 if silent_until <= self.edge.now_ms() {
                     self.fail_backup(&record, FailureClass::RunnerLost, "sentinel", AssertedBy::ControlPlane).await?;
                     return Ok(Some(Errand::Worker(WorkerCall::ClearLeftovers { org, database, backup })));
@@ -134,7 +171,7 @@ impl Domain {
         }
     }
 
-    async fn sweep_restore(&self, record: Record<RestoreJob>) -> Result<Option<Errand>> {
+    async fn sweep_restore(&self, record: Record<RestoreJob>, away: bool) -> Result<Option<Errand>> {
         let job = &record.body;
         let mut next = job.clone();
         match job.state {
@@ -158,7 +195,7 @@ impl Domain {
                 let id = JobId::Restore(job.id.clone());
                 let claimed = job.claim.claimed_at.clone().unwrap_or_default();
                 let last = self.last_heartbeat(&job.org_id, &job.database_id, &id).await?.map_or(claimed, |h| h.at);
-                let silent_until = time::parse_ms(&last).unwrap_or_default() + restores::SILENCE_SECONDS * 1000;
+                let silent_until = self.silent_until(&last, restores::SILENCE_SECONDS, away);
                 if silent_until <= self.edge.now_ms() {
                     next.due_at = None;
                     self.move_restore(

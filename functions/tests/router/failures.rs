@@ -148,6 +148,11 @@ async fn a_silent_runner_is_given_up_and_a_talking_one_is_not() {
         stack.sweep().await;
         assert_eq!(stack.backup(&id).await.state, BackupState::Running);
     }
+    // Nobody was there to hear it.
+    stack.clock.forward(300);
+    stack.domain.was_away();
+    stack.sweep().await;
+    assert_eq!(stack.backup(&id).await.state, BackupState::Running);
     stack.clock.forward(119);
     stack.sweep().await;
     assert_eq!(stack.backup(&id).await.state, BackupState::Running);
