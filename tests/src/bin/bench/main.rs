@@ -2,7 +2,7 @@
 //! both on databases of unusual shapes. What is reported of the first are ratios of medians of interleaved runs, for
 //! absolute times belong to the machine; of the second, peaks beside the bounds that the code states.
 //!
-//! `make bench` builds the programs and runs this. `BENCH_ONLY` chooses `shop` or `shapes`. `BENCH_MEGABYTES` sets the
+//! `make bench` builds the programs and runs this. `BENCH_ONLY` chooses `shop`, only its `restore`, or `shapes`. `BENCH_MEGABYTES` sets the
 //! shop's size (default 1,000), `BENCH_RUNS` the repetitions (default 5; -Z9 and -Z6 run once), `BENCH_MAJORS` the
 //! Postgres majors (default 15,17; the shapes take the last). `BENCH_RAW_GIGABYTES` is the size of the largest shape
 //! (default 4), which needs some five times that on the disk.
@@ -17,11 +17,13 @@ use walwarden_tests::Postgres;
 
 fn main() -> Result<()> {
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-    let (shop, shapes) = match std::env::var("BENCH_ONLY").as_deref() {
-        Err(_) | Ok("") => (true, true),
-        Ok("shop") => (true, false),
-        Ok("shapes") => (false, true),
-        Ok(other) => bail!("BENCH_ONLY is {other:?}\nhint: shop or shapes; without it both"),
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let (dumps, restore, shapes) = match only.as_str() {
+        "" => (true, true, true),
+        "shop" => (true, true, false),
+        "restore" => (false, true, false),
+        "shapes" => (false, false, true),
+        other => bail!("BENCH_ONLY is {other:?}\nhint: shop, restore or shapes; without it all"),
     };
     let wanted = std::env::var("BENCH_MAJORS").unwrap_or_else(|_| "15,17".into());
     let (majors, missing): (Vec<u8>, Vec<u8>) = wanted
@@ -31,9 +33,14 @@ fn main() -> Result<()> {
     for major in missing {
         println!("Postgres {major}: not installed, not measured");
     }
-    if shop {
-        for major in &majors {
-            shop::Bench::new(*major, number("BENCH_MEGABYTES", 1_000))?.run(number("BENCH_RUNS", 5) as usize)?;
+    let runs = number("BENCH_RUNS", 5) as usize;
+    for major in majors.iter().filter(|_| dumps || restore) {
+        let bench = shop::Bench::new(*major, number("BENCH_MEGABYTES", 1_000))?;
+        if dumps {
+            bench.dumps(runs)?;
+        }
+        if restore {
+            bench.restore(runs)?;
         }
     }
     match majors.last() {

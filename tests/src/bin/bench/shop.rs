@@ -35,7 +35,8 @@ impl Bench {
         Ok(Self { major, source, scratch: tempfile::Builder::new().prefix("ww-bench-").tempdir()? })
     }
 
-    pub fn run(&self, runs: usize) -> Result<()> {
+    /// The runner against pg_dump.
+    pub fn dumps(&self, runs: usize) -> Result<()> {
         let zstd = self.major >= 16 && Postgres::client_supports_zstd(self.major);
         let peers = ["-Z9", "-Z6", "-Z0"].into_iter().chain(zstd.then_some("--compress=zstd:3"));
         let mut columns: Vec<(String, Vec<Measured>)> = peers.map(|p| (format!("pg_dump -Fc {p}"), vec![])).collect();
@@ -110,7 +111,7 @@ impl Bench {
                 verdict(peak <= 96.0, "≤ 96 MiB")
             );
         }
-        self.restore(runs)
+        Ok(())
     }
 
     fn artifact(&self, name: &str) -> PathBuf {
@@ -137,23 +138,30 @@ impl Bench {
     }
 
     /// Our restore of a backup in a bucket, against curl to a file and pg_restore of it.
-    fn restore(&self, runs: usize) -> Result<()> {
+    pub fn restore(&self, runs: usize) -> Result<()> {
         let world = World::start(self.source.bin_dir(), self.scratch.path())?;
         let gzip = json!({ "codec": "gzip", "level": 6 });
         let database = world.database("bench", &self.source.dsn("bench"), &world.destination(None)?, Some(gzip))?;
         let backup = world.backup(&database)?;
         println!("  a whole backup into the bucket  {:>5.1} s", backup.seconds);
         let target = Postgres::start(self.major)?;
+        // A new cluster makes its WAL files in its first restore and uses them again in the next.
+        self.stock(&world, &backup, &target)?;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for run in 0..runs {
-            let name = format!("ours_{run}");
-            ours.push(
-                measure(&mut world.restore(&backup, &target, &name, false)?).context("walwarden restore")?.seconds,
-            );
-            target.run_sql("postgres", &format!("DROP DATABASE {name}"))?;
-            theirs.push(self.stock(&world, &backup, &target)?);
-            target.run_sql("postgres", "DROP DATABASE theirs")?;
+            // By turns, so that neither always meets what the other left to be written.
+            for turn in 0..2 {
+                if (run + turn) % 2 == 0 {
+                    let restore = &mut world.restore(&backup, &target, "ours", false)?;
+                    ours.push(measure(restore).context("walwarden restore")?.seconds);
+                    target.run_sql("postgres", "DROP DATABASE ours")?;
+                } else {
+                    theirs.push(self.stock(&world, &backup, &target)?);
+                }
+                target.run_sql("postgres", "CHECKPOINT")?;
+            }
         }
+        println!("  in turn: ours {ours:.1?}, stock {theirs:.1?}");
         let proven = measure(&mut world.restore(&backup, &target, "proven", true)?).context("walwarden restore")?;
         let median = |seconds: &mut Vec<f64>| {
             seconds.sort_by(f64::total_cmp);
@@ -182,7 +190,9 @@ impl Bench {
         let mut restore = target.command("pg_restore", "theirs");
         restore.args(["--exit-on-error", "-j", "2", "-d", "theirs"]).arg(&file);
         measure(&mut restore).context("pg_restore")?;
-        Ok(begun.elapsed().as_secs_f64())
+        let seconds = begun.elapsed().as_secs_f64();
+        target.run_sql("postgres", "DROP DATABASE theirs")?;
+        Ok(seconds)
     }
 }
 
