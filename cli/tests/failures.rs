@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::{path::Path, process::Stdio, sync::atomic::Ordering};
+use std::{os::unix::fs::DirBuilderExt, path::Path, process::Stdio, sync::atomic::Ordering};
 
-use support::{Backup, Postgres, Server, error, postgres, restore, said, sample, states, wait_until};
+use support::{Backup, Postgres, Server, error, postgres, proxy, restore, said, sample, states, wait_until};
 
 struct Stage {
     postgres: Postgres,
@@ -138,6 +138,64 @@ fn a_dead_control_plane_does_not_stop_a_restore() {
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(stage.server.reported_steps(), ["restore"]);
     assert!(!Path::new(file).exists());
+}
+
+#[test]
+fn an_interrupted_report_is_kept_and_the_restore_stands() {
+    let stage = stage();
+    stage.server.behaviour.never_answer_results.store(true, Ordering::Relaxed);
+    let child = stage.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the result was sent", || stage.server.behaviour.results.load(Ordering::Relaxed) > 0);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let completed = support::events(&output).pop().unwrap();
+    assert_eq!((&completed["state"], &completed["payload"]["sealed"]), (&"completed".into(), &false.into()));
+    assert_eq!(stage.postgres.databases(), ["copy", "postgres", "source"]);
+    stage.server.behaviour.never_answer_results.store(false, Ordering::Relaxed);
+    let command = completed["payload"]["reportCommand"].as_str().unwrap();
+    let file = command.strip_prefix("walwarden restore --report ").unwrap();
+    let output = support::walwarden().args(["restore", "--json", "--report", file]).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(stage.server.reported_steps().last().unwrap(), "restore");
+}
+
+#[test]
+fn a_database_that_got_its_name_is_restored_though_the_answer_is_lost() {
+    let stage = stage();
+    let (port, lost) = proxy::losing_the_answer_to(stage.postgres.port(), &["RENAME TO", "COMMIT"]);
+    let target = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+    let output = stage.command().env("WALWARDEN_TARGET", target).arg("--prove").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(lost.load(Ordering::SeqCst), 1);
+    assert_eq!(stage.postgres.databases(), ["copy", "postgres", "source"]);
+    assert_eq!(stage.server.reported_steps().last().unwrap(), "restore");
+}
+
+#[test]
+fn what_nobody_went_on_with_is_removed_after_a_day() {
+    let stage = stage();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let left = |id: &str, age: std::time::Duration, also: &[&str]| {
+        let directory = stage.work.path().join(id);
+        std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        for name in ["session", "artifact.dump"].iter().chain(also) {
+            let file = std::fs::File::create(directory.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        directory
+    };
+    let old = left("rst_01jd7z9k3m5n7p9r1t3v5x7z00", day * 2, &["claimed", "lock"]);
+    let kept = [
+        left("rst_01jd7z9k3m5n7p9r1t3v5x7z01", day, &["claimed"]),
+        left("rst_01jd7z9k3m5n7p9r1t3v5x7z02", day * 2, &["report.json"]),
+        left("rst_01jd7z9k3m5n7p9r1t3v5x7z03", day * 2, &["kept"]),
+        left("somebodys", day * 2, &[]),
+    ];
+    let output = stage.command().output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!old.exists());
+    assert!(kept.iter().all(|directory| directory.join("artifact.dump").exists()));
 }
 
 #[test]

@@ -55,7 +55,8 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// The command that an interrupted restore printed, run by a shell as a person would.
+/// The command that an interrupted restore printed, run by a shell as a person would: what the one-liner set for itself
+/// is set no more.
 fn printed(output: &Output, like: &Command) -> Command {
     let last = events(output).pop().unwrap();
     let hint = last["error"]["hint"].as_str().unwrap();
@@ -67,6 +68,10 @@ fn printed(output: &Output, like: &Command) -> Command {
     let mut command = Command::new("/bin/sh");
     command.env_clear().stdin(Stdio::null()).arg("-c").arg(format!("exec {line}"));
     command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    for variable in ["WALWARDEN_TOKEN", "WALWARDEN_BASE_URL"] {
+        assert!(like.get_envs().any(|(name, value)| name == variable && value.is_some()), "{variable}");
+        command.env_remove(variable);
+    }
     command.env("PATH", program.parent().unwrap());
     command
 }

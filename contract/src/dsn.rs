@@ -206,7 +206,7 @@ impl Dsn {
 
     /// Refuses endpoints that do not give a session: Supabase's port 6543, Neon's `-pooler` hosts.
     pub fn refuse_transaction_pooler(&self) -> Result<(), DsnError> {
-        let host = self.host.to_ascii_lowercase();
+        let host = self.host.trim_end_matches('.').to_ascii_lowercase();
         let supabase = host.ends_with(".supabase.com") || host.ends_with(".supabase.co");
         if supabase && self.port == 6543 {
             return fail("port 6543 is Supabase's transaction-mode pooler", POOLED_HINT);
@@ -412,6 +412,9 @@ mod tests {
         );
         assert!(
             Dsn::parse("postgres://u@ep-x-pooler.eu.aws.neon.tech/db").unwrap().refuse_transaction_pooler().is_err()
+        );
+        assert!(
+            Dsn::parse("postgres://u@ep-x-pooler.eu.aws.neon.tech./db").unwrap().refuse_transaction_pooler().is_err()
         );
     }
 

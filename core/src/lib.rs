@@ -61,14 +61,13 @@ pub struct Domain {
     /// Settings.
     pub settings: Settings,
     buckets: Mutex<HashMap<(DestinationId, u64), Arc<Bucket>>>,
-    presence: sweep::Presence,
 }
 
 impl Domain {
     /// A domain.
     pub fn new(table: Table, keyring: Keyring, edge: Edge, settings: Settings) -> Self {
         let log = Log::new(table.clone(), edge.clone(), settings.deployment.clone(), settings.epoch);
-        Self { table, log, keyring, edge, settings, buckets: Mutex::default(), presence: sweep::Presence::default() }
+        Self { table, log, keyring, edge, settings, buckets: Mutex::default() }
     }
 
     /// The database that a job belongs to.

@@ -1,11 +1,7 @@
 //! What the sentinel does each minute: it looks at what is due, reads it again by key, and acts on what it
 //! finds. It decides; what needs secrets or the bucket is handed to `worker`, and runners to `dispatch`.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-
+use serde::{Deserialize, Serialize};
 use walwarden_contract::{
     failure::FailureClass,
     ids::{BackupId, DatabaseId, JobId, OrgId},
@@ -24,31 +20,21 @@ use crate::{
     once::Once,
     registry::DatabaseRecord,
     restores::{self, RestoreJob},
-    table::{Key, Record, TableError, Write, keys},
+    table::{Item, Key, Record, TableError, Write, keys},
 };
 
-/// Longest time between two sweeps of a process that was there all the while.
-const LONGEST_GAP: Duration = Duration::from_secs(90);
+/// Longest time between two sweeps of a sentinel that was there all the while.
+const LONGEST_GAP_MS: i64 = 90 * 1000;
 
-/// When this process last swept, by a clock that goes on while it is stopped.
-#[derive(Default)]
-pub(crate) struct Presence(Mutex<(Option<Instant>, bool)>);
-
-impl Presence {
-    /// Whether it was away since the last call.
-    fn was_away(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, lapsed) = std::mem::replace(&mut *state, (Some(Instant::now()), false));
-        lapsed || last.is_some_and(|last| last.elapsed() > LONGEST_GAP)
-    }
-
-    fn lapse(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-    }
+/// When the sentinel last swept, whichever process it was: by the machine's clock and not by the edge's, which tests turn.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LastSweep {
+    at_ms: i64,
 }
 
-/// Jobs looked at in one sweep.
-const BATCH: i32 = 200;
+/// Jobs looked at in one sweep: many, so that some that cannot be moved do not stand before all others.
+const BATCH: usize = 2000;
 /// How soon an errand is run again whose end was not heard of. Whoever runs it takes the due date away; until then a
 /// bucket that is out of reach must not be asked by every sweep anew.
 const ERRAND_SECONDS: i64 = 60;
@@ -65,7 +51,7 @@ pub enum Errand {
 impl Domain {
     /// One sweep. A job whose sweep fails is logged and comes again; it holds up no other.
     pub async fn sweep(&self) -> Result<Vec<Errand>> {
-        let away = self.presence.was_away();
+        let away = self.was_away().await?;
         let due = self.table.due(keys::SENTINEL_QUEUE, &self.edge.now(), BATCH).await?;
         let mut errands = Vec::new();
         for key in due {
@@ -80,9 +66,19 @@ impl Domain {
         Ok(errands)
     }
 
-    /// Says that this process was not there for a while: the next sweep gives up nobody for silence.
-    pub fn was_away(&self) {
-        self.presence.lapse();
+    /// Whether nobody swept for a while: what was said meanwhile was not heard, and nobody is given up for silence.
+    async fn was_away(&self) -> Result<bool> {
+        let key = keys::last_sweep();
+        let at_ms = jiff::Timestamp::now().as_millisecond();
+        let last = self.table.get::<LastSweep>(&key).await?.map(|record| record.body.at_ms);
+        self.table.write(Write::Put(key, Item::new(&LastSweep { at_ms }))).await?;
+        Ok(last.is_some_and(|last| !(0..=LONGEST_GAP_MS).contains(&(at_ms - last))))
+    }
+
+    /// Has the next sweep take place as though the last had been so many seconds ago: for tests.
+    pub async fn age_last_sweep(&self, seconds: i64) -> Result<()> {
+        let at_ms = jiff::Timestamp::now().as_millisecond() - seconds * 1000;
+        Ok(self.table.write(Write::Put(keys::last_sweep(), Item::new(&LastSweep { at_ms }))).await?)
     }
 
     async fn sweep_one(&self, key: &Key, away: bool) -> Result<Option<Errand>> {

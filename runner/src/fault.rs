@@ -128,10 +128,17 @@ pub fn unnamed(message: &str, password: Option<&Secret>) -> String {
         let quote = &rest[start..=start];
         let apostrophe = quote == "'" && rest[..start].ends_with(char::is_alphanumeric);
         let end = rest[start + 1..].find(quote);
-        let Some(end) = end.filter(|_| !apostrophe) else {
+        if apostrophe {
             out.push_str(&rest[..=start]);
             rest = &rest[start + 1..];
             continue;
+        }
+        let Some(end) = end else {
+            // The message was cut within a name.
+            out.push_str(&rest[..=start]);
+            out.push('…');
+            rest = "";
+            break;
         };
         out.push_str(&rest[..start]);
         out.push_str(quote);
@@ -173,7 +180,7 @@ mod tests {
     fn names_and_passwords_of_foreign_messages_do_not_travel() {
         let secret = Secret::new("hunter2");
         assert_eq!(unnamed("it isn't \"x\" or 'y', is hunter2", Some(&secret)), "it isn't \"…\" or '…', is [redacted]");
-        assert_eq!(unnamed("a \"b\" and an \"open one", None), "a \"…\" and an \"open one");
+        assert_eq!(unnamed("a \"b\" and an \"open one", None), "a \"…\" and an \"…");
         assert_eq!(unnamed("plain", None), "plain");
     }
 }

@@ -1,6 +1,7 @@
 //! Throwaway Postgres clusters of every major that is installed.
 
 mod installed;
+mod pooler;
 mod template;
 mod unprivileged;
 
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub use self::pooler::Pooler;
 
 use self::installed::{bin_dir, installed};
 use self::template::Template;
@@ -36,6 +40,23 @@ pub struct Postgres {
 
 const SUPERUSER: &str = "postgres";
 
+/// Puts a cluster's data on a small disk that only its own server sees, and runs the server.
+const SMALL_DISK: &str = r#"
+size=$1 template=$2 data=$3; shift 3
+mount -t tmpfs -o "size=${size}m,mode=700" tmpfs "$data"
+cp -a "$template/." "$data/"
+mv "$data/pg_wal" "$data/../wal"
+ln -s "$data/../wal" "$data/pg_wal"
+exec "$@"
+"#;
+
+fn on_a_small_disk(server: &Command, megabytes: u32, template: &Path, data: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-e", "-c", SMALL_DISK, "small-disk"]).arg(megabytes.to_string());
+    command.arg(template).arg(data).arg(server.get_program()).args(server.get_args());
+    command
+}
+
 impl Postgres {
     /// Starts a cluster of this major version.
     ///
@@ -50,11 +71,18 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_with(major: u8, settings: &[(&str, &str)]) -> anyhow::Result<Postgres> {
+        Self::launch(major, settings, None)
+    }
+
+    fn launch(major: u8, settings: &[(&str, &str)], megabytes: Option<u32>) -> anyhow::Result<Postgres> {
         let bin_dir = bin_dir(major)?;
         let template = Template::of(major, &bin_dir)?;
         let scratch = scratch_directory("pg")?;
         let data = scratch.path().join("data");
-        run(Command::new("cp").arg("-a").arg(&template.data).arg(&data))?;
+        match megabytes {
+            None => drop(run(Command::new("cp").arg("-a").arg(&template.data).arg(&data))?),
+            Some(_) => std::fs::create_dir(&data)?,
+        }
 
         let ports = PortBlock::take()?;
         let port = ports.port(0);
@@ -77,6 +105,9 @@ impl Postgres {
         for (name, value) in all {
             command.arg("-c").arg(format!("{name}={value}"));
         }
+        if let Some(megabytes) = megabytes {
+            command = on_a_small_disk(&command, megabytes, &template.data, &data);
+        }
         clean_environment(&mut command);
         let scratch = scratch.keep();
         let server = Guarded::start(&command, "QUIT", &scratch)?;
@@ -95,6 +126,25 @@ impl Postgres {
         postgres.run_sql("postgres", &format!("ALTER ROLE {SUPERUSER} PASSWORD '{password}'"))?;
         postgres.password = password;
         Ok(postgres)
+    }
+
+    /// Starts a cluster whose data lie on a disk of so many megabytes; its log of changes lies elsewhere, so that it is a
+    /// statement that meets the full disk and not the server. Needs the right to mount.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_on_a_small_disk(major: u8, megabytes: u32) -> anyhow::Result<Postgres> {
+        Self::launch(major, &[], Some(megabytes))
+    }
+
+    /// Ends the server as a power cut would, and leaves the rest to the drop.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn crash(&self) -> anyhow::Result<()> {
+        let pid = std::fs::read_to_string(self.socket_dir.join("data/postmaster.pid"))?;
+        let pid = pid.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw).context("no pid")?;
+        Ok(kill_process(pid, Signal::QUIT)?)
     }
 
     fn wait_until_ready(&mut self) -> anyhow::Result<()> {

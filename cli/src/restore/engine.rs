@@ -224,7 +224,11 @@ pub async fn run(
     };
     let first = words.complaints.iter().find(|line| line.contains("error: ")).or(words.complaints.first());
     let cause = first.map(|line| format!(": {}", shown(line.trim_start_matches("pg_restore: ")))).unwrap_or_default();
-    Err(broken(Failure::class(FailureClass::TargetFailed, format!("pg_restore {how}{cause}"))))
+    let failure = Failure::class(FailureClass::TargetFailed, format!("pg_restore {how}{cause}"));
+    Err(broken(match words.disk_full {
+        true => failure.hint("the target's disk is full: make room there, or restore into another server"),
+        false => failure,
+    }))
 }
 
 /// Under --verbose each step is told before it is made, an error ends the run, and COMMIT is the last that is sent: an
@@ -265,6 +269,8 @@ struct Words {
     failed: bool,
     /// The connection was lost after COMMIT was sent and before it was answered.
     commit_lost: bool,
+    /// The server has no room left.
+    disk_full: bool,
     /// Steps it began.
     begun: u64,
 }
@@ -274,6 +280,7 @@ impl Words {
         match meaning {
             Line::Begins(_) | Line::Data(_) => self.begun += 1,
             Line::Complaint(text) => {
+                self.disk_full |= text.contains("could not extend file") || text.contains("No space left on device");
                 self.complained |= !text.starts_with("pg_restore: while ");
                 self.failed |= text.starts_with("pg_restore: error: ");
                 self.commit_lost |= text.contains("could not commit database transaction") && !text.contains("ERROR: ");

@@ -1,7 +1,10 @@
 //! What must hold before anything is asked of anyone: arguments, environment, token. Every refusal
 //! here costs nothing and is exit code 2.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
 
 use walwarden_contract::{
     dsn::Dsn,
@@ -11,6 +14,7 @@ use walwarden_contract::{
     token::{self, RestoreMode, RestoreTokenPayload},
 };
 
+use super::workspace::{self, Spent};
 use crate::{commands::RestoreArguments, failure::Failure};
 
 /// What the environment says, read once.
@@ -193,6 +197,12 @@ pub fn check(
     Ok(Request { manifest, restore_id, mode, target, created_database, jobs, from, warnings })
 }
 
+/// The spent token of an interrupted restore that the arguments ask for.
+pub fn resumed(arguments: &RestoreArguments, base: &Path) -> Option<Spent> {
+    let manifest = manifest(arguments.manifest.as_deref()).ok().filter(|_| arguments.artifact.is_none())?;
+    workspace::spent_token(base, &manifest, mode_named(arguments.mode.as_deref()?)?)
+}
+
 fn files(arguments: &RestoreArguments, environment: &Environment) -> Result<Option<Files>, Failure> {
     let (Some(artifact), Some(envelope), Some(annex)) = (&arguments.artifact, &arguments.envelope, &arguments.annex)
     else {
@@ -309,6 +319,12 @@ pub fn no_database(why: &str, purpose: &str) -> Failure {
         .hint(format!("end it with the database to {purpose}: postgresql://user@host:5432/dbname"))
 }
 
+/// The refusal of a target that gives no sessions.
+pub fn pooled(why: &str) -> Failure {
+    Failure::user("target_pooled", format!("the target cannot be restored into: {why}"))
+        .hint("this needs sessions of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same host; Neon: the host without -pooler; pgbouncer: pool_mode = session)")
+}
+
 /// The target of the flag, the environment, or asked for.
 pub fn target(
     flag: Option<&str>,
@@ -335,10 +351,7 @@ pub fn target(
         Failure::user("target_invalid", format!("the target connection string is refused: {}", error.problem))
             .hint(error.hint)
     })?;
-    dsn.refuse_transaction_pooler().map_err(|error| {
-        Failure::user("target_pooled", format!("the target connection string is refused: {}", error.problem))
-            .hint("this needs sessions of its own: use the direct host, or the session-mode pooler (Supabase: port 5432 of the same host; Neon: the host without -pooler)")
-    })?;
+    dsn.refuse_transaction_pooler().map_err(|error| pooled(&error.problem))?;
     if dsn.sslmode.is_none()
         && let Some(mode) = &environment.pg_sslmode
     {

@@ -18,7 +18,7 @@ use walwarden_contract::{
     worker::Finish,
 };
 
-use super::workspace::Workspace;
+use super::workspace::{self, Workspace};
 use crate::{failure::Failure, files, output::Output};
 
 /// What is kept.
@@ -60,7 +60,7 @@ pub fn keep(
         finish,
     };
     let bytes = serde_json::to_vec(&unsent).map_err(|error| Failure::internal(error.to_string()))?;
-    let path: PathBuf = workspace.write("report.json", &bytes)?;
+    let path: PathBuf = workspace.write(workspace::REPORT, &bytes)?;
     Ok(format!("walwarden restore --report {}", quote::sh(&path.display().to_string())))
 }
 

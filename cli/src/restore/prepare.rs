@@ -1,7 +1,7 @@
 //! Everything before the claim: evidence, target, program, plan, room, lock. Nothing is spent here, and
 //! every failure is the user's to fix.
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, thread};
 
 use serde_json::json;
 use tokio_postgres::Client;
@@ -268,8 +268,9 @@ fn check_disk(prepared: &Prepared<'_>) -> Result<(), Failure> {
     }
     files::private_directory(base).map_err(|error| Failure::file("create", base, &error))?;
     let needed = prepared.artifact_bytes().saturating_add(DISK_MARGIN_BYTES);
+    // Blocks, not length: where room cannot be taken beforehand a file of full length may hold nothing.
     let kept = std::fs::metadata(base.join(prepared.restore_id().as_str()).join(download::ARTIFACT))
-        .map_or(0, |metadata| metadata.len());
+        .map_or(0, |metadata| metadata.blocks().saturating_mul(512).min(metadata.len()));
     let free = files::free_bytes(base).map_err(|error| Failure::file("look at", base, &error))?.saturating_add(kept);
     if free < needed {
         let message = format!(

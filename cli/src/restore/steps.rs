@@ -1,7 +1,10 @@
 //! The order of a restore: local guards, inspection, target and plan (nothing spent so far), claim,
 //! download, verification, pg_restore, proof, final name, report.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Instant, SystemTime},
+};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -27,15 +30,23 @@ use super::{
     prove::{self, Outcome},
     session::Reporter,
     transaction, watch,
-    workspace::{self, Workspace},
+    workspace::{self, Spent, Workspace},
 };
 use crate::{commands::RestoreArguments, failure::Failure, format, output::Output, stop::Stop};
 
 /// Runs `walwarden restore`.
 pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Failure> {
     let started = Instant::now();
-    let environment = Environment::read();
+    let mut environment = Environment::read();
     let base = workspace::base(arguments.work_dir.as_deref(), &environment);
+    workspace::clear_abandoned(&base, SystemTime::now());
+    if environment.token.is_none()
+        && let Some(spent) = guards::resumed(arguments, &base)
+    {
+        output.tell("session", "goes on with a restore of this backup that was interrupted here");
+        environment.base_url.get_or_insert(spent.base_url);
+        environment.token = Some(spent.token);
+    }
     let now = jiff::Timestamp::now().as_second();
     let request = guards::check(arguments, &environment, now, |claims| {
         workspace::is_resumable(&base, claims.job_intent_id.as_str())
@@ -107,6 +118,7 @@ async fn claim(
         let job = JobId::Restore(prepared.restore_id().clone());
         return Ok((JobSession::new(client, &service.claims.org_id, &job, &secret), secret));
     }
+    workspace.keep_token(&Spent { token: service.token.clone(), base_url: service.base_url.clone() })?;
     let (answer, session) = worker::claim_restore(client, service.token.clone(), &secret, later::USER_AGENT).await?;
     if answer.restore_id != *prepared.restore_id() {
         return Err(Failure::user("unexpected_answer", "the server claimed another restore than the token names")

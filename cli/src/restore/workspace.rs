@@ -5,9 +5,16 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
 use walwarden_client::worker::SessionSecret;
+use walwarden_contract::{
+    secret::Secret,
+    token::{self, RestoreMode},
+};
+use walwarden_verifier::ids;
 
 use super::guards::Environment;
 use crate::{failure::Failure, files};
@@ -38,6 +45,63 @@ pub fn is_resumable(base: &Path, restore_id: &str) -> bool {
 
 const SESSION: &str = "session";
 const CLAIMED: &str = "claimed";
+const TOKEN: &str = "token";
+/// A result that the server was not told yet.
+pub const REPORT: &str = "report.json";
+/// Kept because the user asked for it.
+const KEPT: &str = "kept";
+/// A session serves its restore for a day after the claim; nothing of it is of use later.
+const ABANDONED_AFTER: Duration = Duration::from_secs(25 * 3600);
+
+/// A token that was spent, or perhaps spent with the answer lost, and by whom it was taken.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spent {
+    /// The token.
+    pub token: Secret,
+    /// The server.
+    pub base_url: String,
+}
+
+/// Workspaces below `base`.
+fn all(base: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| ids::is_id("rst", name))).map(|e| e.path())
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// The token of the last restore of that backup which was interrupted here: one-liners set it for themselves alone, and
+/// the command that goes on would lack it.
+pub fn spent_token(base: &Path, manifest: &str, mode: RestoreMode) -> Option<Spent> {
+    let spent = |directory: &PathBuf| {
+        let private = files::is_private(directory).ok()?;
+        let spent: Spent = serde_json::from_slice(&fs::read(directory.join(TOKEN)).ok()?).ok()?;
+        let claims = token::split(spent.token.expose()).ok()?.payload;
+        let it = private && claims.manifest_hash == manifest && claims.mode == mode;
+        it.then_some((modified(&directory.join(SESSION))?, spent))
+    };
+    let restores = all(base).filter(|directory| !directory.join(REPORT).exists() && !directory.join(KEPT).exists());
+    restores.filter_map(|directory| spent(&directory)).max_by_key(|(at, _)| *at).map(|(_, spent)| spent)
+}
+
+/// Removes what restores left that nobody went on with: a download of any size would lie there for ever.
+pub fn clear_abandoned(base: &Path, now: SystemTime) {
+    for directory in all(base) {
+        let wanted = directory.join(REPORT).exists() || directory.join(KEPT).exists();
+        let begun = modified(&directory.join(SESSION));
+        let old = begun.is_some_and(|at| now.duration_since(at).is_ok_and(|age| age > ABANDONED_AFTER));
+        if wanted || !old {
+            continue;
+        }
+        let Some(name) = directory.file_name().and_then(|name| name.to_str()) else { continue };
+        if let Ok(workspace) = Workspace::open(base, name) {
+            workspace.remove();
+        }
+    }
+}
 
 impl Workspace {
     /// Opens or creates the directory of a restore; one process at a time.
@@ -106,6 +170,17 @@ impl Workspace {
     /// Notes that it was.
     pub fn mark_claimed(&self) -> Result<(), Failure> {
         self.write(CLAIMED, b"").map(drop)
+    }
+
+    /// Keeps the token that is about to be spent.
+    pub fn keep_token(&self, spent: &Spent) -> Result<(), Failure> {
+        let bytes = serde_json::to_vec(spent).map_err(|error| Failure::internal(error.to_string()))?;
+        self.write(TOKEN, &bytes).map(drop)
+    }
+
+    /// Keeps it until its owner removes it.
+    pub fn keep(&self) {
+        let _ = self.write(KEPT, b"");
     }
 
     /// Removes the directory and all in it.

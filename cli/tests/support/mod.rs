@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod postgres;
+pub mod proxy;
 pub mod server;
 
 use std::{

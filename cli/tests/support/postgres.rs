@@ -206,6 +206,10 @@ impl Postgres {
         certificate
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn dsn(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
     }

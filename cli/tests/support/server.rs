@@ -66,6 +66,10 @@ pub struct Behaviour {
     pub artifact_requests: AtomicUsize,
     /// Claims so far.
     pub claims: AtomicUsize,
+    /// Results are taken and never answered.
+    pub never_answer_results: AtomicBool,
+    /// Results that came so far.
+    pub results: AtomicUsize,
     /// What the session reported.
     pub reported: Mutex<Vec<Value>>,
 }
@@ -287,6 +291,11 @@ fn answer(mut stream: TcpStream, port: u16, served: &Served, behaviour: &Behavio
         "heartbeat" => {
             let action = if behaviour.cancel.load(Ordering::Relaxed) { "cancel" } else { "continue" };
             ok(&mut stream, json!({ "action": action }))
+        }
+        "finish" if behaviour.never_answer_results.load(Ordering::Relaxed) => {
+            behaviour.results.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_secs(300));
+            Ok(())
         }
         "transition" | "finish" => {
             behaviour.reported.lock().unwrap().push(body);

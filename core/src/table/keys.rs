@@ -9,6 +9,11 @@ pub const SENTINEL_QUEUE: &str = "SENTINEL";
 /// Queue of the `due` index that holds the local scheduler's ticks.
 pub const TICK_QUEUE: &str = "TICK";
 
+/// When the sentinel last swept.
+pub fn last_sweep() -> Key {
+    Key::new(SENTINEL_QUEUE, "LAST_SWEEP")
+}
+
 /// Partition of what an organization has.
 pub fn org_partition(org: &OrgId) -> String {
     format!("ORG#{org}")

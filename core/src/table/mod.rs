@@ -1,5 +1,5 @@
 //! One DynamoDB table (on demand, TTL, one sparse index). Every partition key begins with the
-//! organization, but for API-token fingerprints, which lead to one. Reads that matter are by key and
+//! organization, but for API-token fingerprints, which lead to one, and the sentinel's own. Reads that matter are by key and
 //! strongly consistent; the `due` index only hints to the sentinel.
 //!
 //! An item is `pk, sk, rev, body` (JSON) and, where it has them, `state`, `duePk`, `dueAt`, `ttl`.
@@ -241,23 +241,32 @@ impl Table {
     }
 
     /// Keys whose time has come, oldest first: a hint only, each is read again by key before any act.
-    pub async fn due(&self, queue: &str, until: &str, limit: i32) -> Result<Vec<Key>, TableError> {
-        let output = self
-            .client
-            .query()
-            .table_name(&self.name)
-            .index_name(DUE_INDEX)
-            .key_condition_expression("duePk = :queue AND dueAt <= :until")
-            .expression_attribute_values(":queue", AttributeValue::S(queue.into()))
-            .expression_attribute_values(":until", AttributeValue::S(until.into()))
-            .limit(limit)
-            .send()
-            .await
-            .map_err(|e| TableError::service("Query", &e))?;
+    pub async fn due(&self, queue: &str, until: &str, most: usize) -> Result<Vec<Key>, TableError> {
         let text = |item: &HashMap<String, AttributeValue>, name: &str| {
             item.get(name).and_then(|v| v.as_s().ok().cloned()).unwrap_or_default()
         };
-        Ok(output.items.unwrap_or_default().iter().map(|i| Key::new(text(i, "pk"), text(i, "sk"))).collect())
+        let (mut keys, mut after) = (Vec::new(), None);
+        while keys.len() < most {
+            let output = self
+                .client
+                .query()
+                .table_name(&self.name)
+                .index_name(DUE_INDEX)
+                .key_condition_expression("duePk = :queue AND dueAt <= :until")
+                .expression_attribute_values(":queue", AttributeValue::S(queue.into()))
+                .expression_attribute_values(":until", AttributeValue::S(until.into()))
+                .limit(i32::try_from(most - keys.len()).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(after)
+                .send()
+                .await
+                .map_err(|e| TableError::service("Query", &e))?;
+            keys.extend(output.items.unwrap_or_default().iter().map(|i| Key::new(text(i, "pk"), text(i, "sk"))));
+            after = output.last_evaluated_key.filter(|key| !key.is_empty());
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(keys)
     }
 
     /// One write under its condition.

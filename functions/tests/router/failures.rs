@@ -150,7 +150,7 @@ async fn a_silent_runner_is_given_up_and_a_talking_one_is_not() {
     }
     // Nobody was there to hear it.
     stack.clock.forward(300);
-    stack.domain.was_away();
+    stack.domain.age_last_sweep(91).await.unwrap();
     stack.sweep().await;
     assert_eq!(stack.backup(&id).await.state, BackupState::Running);
     stack.clock.forward(119);

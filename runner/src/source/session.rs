@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 use tokio_postgres::{
-    Client, Config, NoTls,
+    Client, Config, NoTls, SimpleQueryMessage,
     config::SslMode as Negotiation,
     tls::{MakeTlsConnect, TlsConnect},
 };
@@ -97,6 +97,7 @@ impl Session {
         loop {
             match connect(&addresses, &mut endpoint, &roots).await {
                 Ok(client) => {
+                    refuse_shared(&client, &endpoint, &roots).await?;
                     let version = version(&client)
                         .await
                         .map_err(|e| message::fault(e, Stage::Connected, endpoint.password.as_ref()))?;
@@ -188,6 +189,40 @@ where
         let _ = connection.await;
     });
     Ok(client)
+}
+
+/// Refuses a pooler that shares one server session among its clients' transactions, before anything is set in a session
+/// that is others' too. Seen from outside: while another client is in a transaction, we are given that client's session
+/// or one that was not ours before. Session pooling gives neither.
+async fn refuse_shared(client: &Client, endpoint: &Endpoint, roots: &Roots) -> Result<(), Fault> {
+    let backend = async |client: &Client| -> Result<i32, Fault> {
+        let rows = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await;
+        let rows = rows.map_err(|e| message::fault(e, Stage::Connected, endpoint.password.as_ref()))?;
+        let number = rows.iter().find_map(|row| match row {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        number.ok_or_else(|| Fault::new(FailureClass::SourceUnreachable, "the server does not tell its process id"))
+    };
+    let before = backend(client).await?;
+    let beside = async {
+        let mut endpoint = endpoint.clone();
+        let other = connect(&[endpoint.address], &mut endpoint, roots).await?;
+        let begun = other.simple_query("BEGIN").await;
+        begun.map_err(|e| message::fault(e, Stage::Connected, endpoint.password.as_ref()))?;
+        let others = backend(&other).await?;
+        Ok::<_, Fault>((other, others))
+    };
+    let (other, others) = timeout(STARTUP_TIMEOUT, beside).await.map_err(|_| {
+        Fault::new(FailureClass::SourceUnreachable, "the server gives no second session, which pg_dump needs")
+    })??;
+    let after = backend(client).await?;
+    drop(other);
+    if others == before || before != after {
+        let what = "a pooler gives every transaction another server session (transaction pooling)";
+        return Err(Fault::new(FailureClass::SourcePooled, what));
+    }
+    Ok(())
 }
 
 /// The first thing a session does is to forget the search path: in a hostile database a plain `=` on it could be

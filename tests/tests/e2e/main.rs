@@ -13,6 +13,7 @@ mod pages;
 mod partial;
 mod patience;
 mod platforms;
+mod poolers;
 mod program;
 mod proof;
 mod proxy;

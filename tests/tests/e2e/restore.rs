@@ -105,6 +105,12 @@ impl<'a> Restore<'a> {
         self
     }
 
+    /// Connects by that connection string of the superuser.
+    pub fn connect_by(mut self, dsn: &str) -> Self {
+        self.command.env("WALWARDEN_TARGET", dsn);
+        self
+    }
+
     /// Runs it. Whatever comes of it, it has said no secret.
     pub fn run(mut self) -> Finished {
         let said = program::run(&mut self.command);

@@ -86,11 +86,17 @@ impl Stack {
 
     /// Registers the bucket as it is reached at `endpoint`, and verifies it.
     pub fn add_destination(&self, endpoint: &str) -> String {
-        let request = json!({
+        self.add_destination_with(endpoint, json!({}))
+    }
+
+    /// As [`Stack::add_destination`]; `more` adds to the request.
+    pub fn add_destination_with(&self, endpoint: &str, more: Value) -> String {
+        let mut request = json!({
             "name": "a bucket of the tests", "provider": "s3_compatible", "endpoint": endpoint, "bucket": BUCKET,
             "region": self.seaweed.region(), "accessKeyId": self.seaweed.access_key,
             "secretAccessKey": self.seaweed.secret_key,
         });
+        request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let id = text(&self.api.post("/api/v1/destinations", &request).ok()["id"]);
         let preflight = self.api.post(&format!("/api/v1/destinations/{id}/preflight"), &json!({})).ok();
         assert_eq!(preflight["result"], "verified", "{preflight:#}");

@@ -55,6 +55,9 @@ pub async fn fetch_whole(client: &Client, request: &SignedRequest, size: u64) ->
         Failure::class(FailureClass::DownloadFailed, format!("could not read the annex from the bucket: {why}"))
     };
     let mut response = signed(client, request).send().await.map_err(|error| failed(error.without_url().to_string()))?;
+    if response.status() == StatusCode::NOT_FOUND {
+        return Err(Failure::class(FailureClass::ArtifactMismatch, "the backup's annex is not in the bucket"));
+    }
     if !response.status().is_success() {
         return Err(failed(format!("the bucket answered {}", response.status())));
     }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio_postgres::{Client, Config, config::SslMode as ClientSslMode, error::SqlState};
+use tokio_postgres::{Client, Config, SimpleQueryMessage, config::SslMode as ClientSslMode, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use walwarden_contract::{
     dsn::{Dsn, SslMode},
@@ -24,6 +24,9 @@ use walwarden_verifier::ids::shown;
 
 use super::guards::Environment;
 use crate::failure::Failure;
+
+/// Longest wait for a session beside the first.
+const SECOND_SESSION: Duration = Duration::from_secs(30);
 
 /// Where to connect, with everything libpq would look up decided once.
 #[derive(Clone)]
@@ -80,13 +83,14 @@ impl Target {
         let mut last = self.unreachable("its host name has no address");
         for address in found {
             self.address = Some(address);
-            match self.connect(&self.database, application).await {
-                Ok(client) => return Ok(client),
+            match self.open(&self.database, application).await {
+                Ok(client) => return self.first(client, application).await,
                 Err(failure) if failure.code == "target_unreachable" => last = failure,
                 Err(failure) if failure.code == "target_password_missing" && may_ask => {
                     self.password =
                         Some(prompt::hidden(&format!("password of {} on the target: ", shown(&self.user)))?);
-                    return self.connect(&self.database, application).await;
+                    let client = self.open(&self.database, application).await?;
+                    return self.first(client, application).await;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -94,8 +98,56 @@ impl Target {
         Err(last)
     }
 
-    /// A connection to one of the server's databases.
+    /// Refuses a pooler that shares one server session among its clients' transactions: while another client is in one,
+    /// we are given that client's session or one that was not ours before.
+    async fn refuse_shared(&self, client: &Client, application: &str) -> Result<(), Failure> {
+        let backend = async |client: &Client| -> Result<i32, Failure> {
+            let rows = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await;
+            let number = rows.map_err(|error| self.refused(&error))?.iter().find_map(|row| match row {
+                SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+                _ => None,
+            });
+            number.ok_or_else(|| self.unreachable("the server does not tell its process id"))
+        };
+        let before = backend(client).await?;
+        let beside = async {
+            let other = self.open(&self.database, application).await?;
+            other.simple_query("BEGIN").await.map_err(|error| self.refused(&error))?;
+            let others = backend(&other).await?;
+            Ok::<_, Failure>((other, others))
+        };
+        let late = |_| self.unreachable("the server gives no second session, which a restore needs");
+        let (other, others) = tokio::time::timeout(SECOND_SESSION, beside).await.map_err(late)??;
+        let after = backend(client).await?;
+        drop(other);
+        match others == before || before != after {
+            true => Err(super::guards::pooled("a pooler gives every transaction another server session")),
+            false => Ok(()),
+        }
+    }
+
+    /// A connection to one of the server's databases, without the time-outs that its role has.
     pub async fn connect(&self, database: &str, application: &str) -> Result<Client, Failure> {
+        let client = self.open(database, application).await?;
+        self.take_off_time_outs(&client).await?;
+        Ok(client)
+    }
+
+    /// The first session, in which nothing is set before it is known to be ours alone.
+    async fn first(&self, client: Client, application: &str) -> Result<Client, Failure> {
+        self.refuse_shared(&client, application).await?;
+        self.take_off_time_outs(&client).await?;
+        Ok(client)
+    }
+
+    async fn take_off_time_outs(&self, client: &Client) -> Result<(), Failure> {
+        // A role's own time-outs are made for applications.
+        let timeless = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+            ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
+        client.batch_execute(timeless).await.map_err(|error| self.refused(&error))
+    }
+
+    async fn open(&self, database: &str, application: &str) -> Result<Client, Failure> {
         let mut config = Config::new();
         config
             .host(self.dsn.host.trim_matches(['[', ']']))
@@ -125,10 +177,6 @@ impl Target {
                 tracing::debug!(%error, "a connection to the target ended");
             }
         });
-        // A role's own time-outs are made for applications.
-        let timeless = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
-            ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
-        client.batch_execute(timeless).await.map_err(|error| self.refused(&error))?;
         Ok(client)
     }
 

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use walwarden_contract::failure::FailureClass;
-use walwarden_tests::Postgres;
+use walwarden_tests::{Postgres, postgres::Pooler};
 
 use super::{
     Scenario,
@@ -52,6 +52,9 @@ pub fn furnish(source: &Postgres) {
         INSERT INTO bulk SELECT n, noise FROM generate_series(1, 1100) AS n,
             (SELECT decode(string_agg(md5(m::text), ''), 'hex') AS noise FROM generate_series(1, 4096) AS m) AS block";
     source.run_sql("bulk", bulk).unwrap();
+    for name in ["few_parts", "loaded"] {
+        source.run_sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE bulk")).unwrap();
+    }
 }
 
 impl<'a> Scene<'a> {
@@ -80,6 +83,7 @@ impl<'a> Scene<'a> {
             Box::new(|| self.terminated()),
             Box::new(|| self.upload_lost()),
             Box::new(|| self.another_writer()),
+            Box::new(|| self.few_parts()),
         ];
         let host = self.source.host();
         let simple = [
@@ -106,6 +110,11 @@ impl<'a> Scene<'a> {
             let older = Older::before(self.source);
             let dsn = older.dsn(self.source, "plain");
             vec![self.case(SourceVersionUnsupported, "the server says that it is 14.20", dsn).run(self.stack)]
+        }));
+        all.push(Box::new(|| {
+            let pooler = Pooler::before(self.source, "transaction").unwrap();
+            let dsn = pooler.dsn(&self.source.dsn("plain"));
+            vec![self.case(SourcePooled, "pgbouncer with `pool_mode = transaction`", dsn).run(self.stack)]
         }));
         all.push(Box::new(|| {
             self.pooled_is_refused_by_the_api();
@@ -206,6 +215,24 @@ impl<'a> Scene<'a> {
         let backup = self.stack.trigger(&added.id);
         let row = case.completes(self.stack, &added, &backup);
         assert_eq!(spoiled.made(), 1);
+        vec![row]
+    }
+
+    fn few_parts(&'a self) -> Vec<Row> {
+        let provoked = "the bucket takes 20 parts to an upload: the later parts are larger";
+        let destination = self.stack.add_destination_with(&self.stack.seaweed.endpoint(), json!({ "partCap": 20 }));
+        let mut case = self.of(FailureClass::DumpTooLarge, "few_parts", provoked);
+        case.name = "few_parts";
+        case.more = json!({ "destinationId": destination, "compression": { "codec": "gzip", "level": 1 } });
+        let added = case.add(self.stack);
+        let backup = self.stack.trigger(&added.id);
+        let row = case.completes(self.stack, &added, &backup);
+        let backup = self.stack.completed(&backup);
+        let parts = self.stack.seaweed.get(BUCKET, &format!("{}.parts.json", backup.stem()), None).unwrap();
+        let parts: serde_json::Value = serde_json::from_slice(&parts).unwrap();
+        let sizes: Vec<u64> =
+            parts["parts"].as_array().unwrap().iter().map(|p| p["sizeBytes"].as_u64().unwrap()).collect();
+        assert!(sizes.len() > 3 && sizes[..2] == [8 << 20; 2] && sizes[2] == 16 << 20, "{sizes:?}");
         vec![row]
     }
 

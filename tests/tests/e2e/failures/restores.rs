@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use walwarden_contract::failure::FailureClass;
-use walwarden_tests::{Postgres, bin};
+use walwarden_tests::{Postgres, bin, postgres::Pooler};
 
 use super::{
     Scenario,
@@ -19,6 +19,7 @@ use super::{
     programs::{PgRestore, with_little_room},
 };
 use crate::{
+    patience,
     program::{self, Said},
     proxy::{Fault, Kind, Proxy},
     restore::Issued,
@@ -43,6 +44,8 @@ pub struct Scene<'a> {
 }
 
 const ALWAYS: usize = usize::MAX;
+/// Room for an empty cluster and not for the rows of `bulk`.
+const SMALL_DISK_MEGABYTES: u32 = 96;
 const TO_RESTORE: &str = "to_restore";
 /// Whatever a server answers, its connection ends instead.
 const CUT: Fault = Fault { request: "", marker: "", after: 0, kind: Kind::Cut, times: ALWAYS };
@@ -241,6 +244,7 @@ impl<'a> Scene<'a> {
         let mut all: Vec<Scenario> = vec![
             Box::new(|| self.download_fails()),
             Box::new(|| self.no_server()),
+            Box::new(|| self.pooled()),
             Box::new(|| self.target_gone_after_the_claim()),
             Box::new(|| self.target_gone_during_pg_restore()),
             Box::new(|| self.name_taken_meanwhile()),
@@ -248,11 +252,19 @@ impl<'a> Scene<'a> {
             Box::new(|| self.another_artifact()),
             Box::new(|| self.another_manifest()),
             Box::new(|| self.plans()),
+            Box::new(|| self.target_fails_midway()),
         ];
         if self.mounts {
             all.push(Box::new(|| self.no_room()));
         }
         all
+    }
+
+    fn pooled(&'a self) -> Vec<Row> {
+        let pooler = Pooler::before(self.source, "transaction").unwrap();
+        let mut attempt = self.attempt("pooled");
+        attempt.dsn = pooler.dsn(&attempt.dsn);
+        vec![attempt.refused("target_pooled", "target_pooled", "pgbouncer with `pool_mode = transaction`", 2)]
     }
 
     fn no_server(&'a self) -> Vec<Row> {
@@ -352,6 +364,35 @@ impl<'a> Scene<'a> {
         );
         self.source.run_sql("postgres", &format!("DROP DATABASE {temporary}")).unwrap();
         vec![row]
+    }
+
+    /// Servers of their own that break while rows are loaded.
+    fn target_fails_midway(&'a self) -> Vec<Row> {
+        let backup = self.stack.back_up(&self.stack.add_database("loaded", &self.source.dsn("loaded"), json!({})));
+        let target = Postgres::start(self.source.major()).unwrap();
+        let mut attempt = Attempt::of(self, &backup, &target, "crashed");
+        attempt.pg_bin = self.source.bin_dir().to_owned();
+        let said = thread::scope(|scope| {
+            let running = scope.spawn(|| attempt.run());
+            let loading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY %' AND state = 'active'";
+            patience::expect("rows on their way", 60, || {
+                (target.query_one("postgres", loading).unwrap() == "1").then_some(())
+            });
+            target.crash().unwrap();
+            running.join().expect("a restore")
+        });
+        assert!(said.stderr.contains("could not be dropped; remove it with: "), "{said}");
+        let provoked = "the target's server crashes while rows are loaded";
+        let mut rows = vec![attempt.row("target_failed", provoked, 3, &said, Left::Failed)];
+        if self.mounts {
+            let target = Postgres::start_on_a_small_disk(self.source.major(), SMALL_DISK_MEGABYTES).unwrap();
+            let mut attempt = Attempt::of(self, &backup, &target, "too_large");
+            attempt.pg_bin = self.source.bin_dir().to_owned();
+            let said = attempt.run();
+            rows.push(attempt.row("target_failed", "the target's disk is full", 3, &said, Left::Failed));
+            attempt.is_gone();
+        }
+        rows
     }
 
     fn name_taken_meanwhile(&'a self) -> Vec<Row> {
