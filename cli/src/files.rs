@@ -35,10 +35,53 @@ pub fn open_private(path: &Path) -> io::Result<File> {
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let unfinished = path.with_extension("new");
     let _ = fs::remove_file(&unfinished);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    let mut file = create_private(&unfinished)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&unfinished, path)
+}
+
+/// Gives a finished file its name. Fails where something has that name: nothing is ever replaced. On another file system
+/// it fails with `CrossesDevices`.
+pub fn place(from: &Path, to: &Path) -> io::Result<()> {
+    match rename_new(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported || error.kind() == io::ErrorKind::InvalidInput => {
+            fs::hard_link(from, to)?;
+            let _ = fs::remove_file(from);
+        }
+        other => other?,
+    }
+    sync_directory(to);
+    Ok(())
+}
+
+/// Renames; `Unsupported` or `InvalidInput` where the file system cannot do so without replacing.
+#[cfg(target_os = "linux")]
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_new(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Makes a new name last. Not every file system can: the name is there all the same.
+fn sync_directory(of: &Path) {
+    if let Ok(directory) = File::open(directory_of(of)) {
+        let _ = directory.sync_all();
+    }
+}
+
+/// The directory that a path's last part is in.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Creates a file of ours for writing, 0600, where there is none.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Bytes that this user can still write where `path` is.

@@ -393,6 +393,7 @@ fn every_flag_without_its_value_twice_or_unusable_is_refused_before_anyone_is_as
         "--artifact",
         "--envelope",
         "--annex",
+        "--download-only",
     ];
     let mut cases: Vec<Vec<&str>> = Vec::new();
     for flag in valued {
@@ -428,6 +429,10 @@ fn every_flag_without_its_value_twice_or_unusable_is_refused_before_anyone_is_as
         &["--target", "hunter2"],
         &["--created-database", "a", "--created-database", "not a name"],
         &["--artifact", "/nonexistent.dump"],
+        &["--download-only", "/"],
+        &["--download-only", "/nonexistent/a.dump"],
+        &["--download-only", "/tmp/a.dump", "--target", "postgresql://u:hunter2@h/x"],
+        &["--download-only", "/tmp/a.dump", "--report", "/x"],
         &["--envelope", "/nonexistent.json"],
         &["--artifact", "/nonexistent", "--envelope", "/nonexistent", "--annex", "/nonexistent"],
         &["--target", ""],

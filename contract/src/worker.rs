@@ -344,8 +344,12 @@ pub enum Transition {
     Restoring {},
     /// Restore: pg_restore ended well.
     Finalizing {},
-    /// Restore: interrupted by the operator.
-    Cancelled {},
+    /// Restore: ended by the operator, with nothing restored that is to stay.
+    Cancelled {
+        /// Why. Absent = interrupted.
+        #[serde(default)]
+        reason: CancelReason,
+    },
 }
 
 impl Transition {
@@ -357,11 +361,32 @@ impl Transition {
             Self::ManifestVerified { .. } => RestoreState::ManifestVerified,
             Self::Restoring {} => RestoreState::Restoring,
             Self::Finalizing {} => RestoreState::Finalizing,
-            Self::Cancelled {} => RestoreState::Cancelled,
+            Self::Cancelled { .. } => RestoreState::Cancelled,
             Self::Failed { class, .. } if class.is_retryable() => RestoreState::FailedRetryable,
             Self::Failed { .. } => RestoreState::FailedTerminal,
             Self::Running { .. } => return None,
         })
+    }
+}
+
+/// Why the operator ended a restore.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    /// It was interrupted.
+    #[default]
+    Interrupted,
+    /// No more was asked for than the verified artifact: nothing was restored.
+    Requested,
+}
+
+impl CancelReason {
+    /// As in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interrupted => "interrupted",
+            Self::Requested => "requested",
+        }
     }
 }
 

@@ -494,7 +494,7 @@ impl Domain {
             }
             Transition::Restoring {} => Event::RestoreRestoring {},
             Transition::Finalizing {} => Event::RestoreFinalizing {},
-            Transition::Cancelled {} => Event::RestoreCancelled { reason: "interrupted".into() },
+            Transition::Cancelled { reason } => Event::RestoreCancelled { reason: reason.as_str().into() },
             Transition::Failed { class, .. } => {
                 next.failure = Some(*class);
                 Event::RestoreFailed { retryable: class.is_retryable(), class: class.as_str().into() }

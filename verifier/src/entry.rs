@@ -238,7 +238,7 @@ events! {
     }
     /// The watchdog heard nothing for too long.
     "restore.timed_out" => RestoreTimedOut {}
-    /// The operator interrupted it, or it was cancelled; an unused token that expired ends here too.
+    /// The operator interrupted it, or asked for no more than the artifact; an unused token that expired ends here too.
     "restore.cancelled" => RestoreCancelled {
         /// `interrupted`, `requested` or `tokenExpired`.
         reason: String,

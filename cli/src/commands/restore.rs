@@ -23,6 +23,10 @@ pub struct RestoreArguments {
     /// Its annex, `….annex.jsonl.gz`.
     #[arg(long, value_name = "FILE", requires = "artifact")]
     pub annex: Option<PathBuf>,
+    /// Restore nothing: write the verified artifact to this file, which must not exist yet, and manifest and annex beside
+    /// it. Needs no target and no pg_restore.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["artifact", "report"])]
+    pub download_only: Option<PathBuf>,
     /// Where to restore: postgresql://user@host:5432/dbname. Better kept in WALWARDEN_TARGET: a command line
     /// is visible to this machine's other users.
     #[arg(long, value_name = "DSN")]
@@ -100,6 +104,7 @@ impl RestoreArguments {
         option("--artifact", self.artifact.as_ref().map(path));
         option("--envelope", self.envelope.as_ref().map(path));
         option("--annex", self.annex.as_ref().map(path));
+        option("--download-only", self.download_only.as_ref().map(path));
         option("--mode", text(&self.mode));
         option("--created-database", text(&self.created_database));
         let open = |dsn: &String| Dsn::parse(dsn).is_ok_and(|dsn| dsn.password.is_none());
@@ -141,7 +146,7 @@ Environment:
   PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE, PGSSLROOTCERT  as libpq reads them
 
 Exit codes:
-  0  restored
+  0  restored; with --download-only, the file is there
   1  passing trouble: run it again
   2  yours to fix; nothing was done
   3  failed for good
@@ -217,6 +222,11 @@ mod tests {
         let said = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
         let words = String::from_utf8(said.stdout).unwrap();
         assert_eq!(words.lines().collect::<Vec<_>>(), given[1..]);
+        let given = ["r", "--manifest", "aa", "--download-only", "/a b.dump"];
+        assert_eq!(
+            Line::parse_from(given).restore.again(),
+            "walwarden restore --manifest aa --download-only '/a b.dump'"
+        );
         let secret = Line::parse_from(["r", "--target", "postgresql://u:hunter2@h/a"]).restore.again();
         assert_eq!(secret, "walwarden restore --target …");
     }

@@ -12,7 +12,7 @@ use walwarden_contract::{
     failure::FailureClass,
     quote,
     token::RestoreMode,
-    worker::{Finish, RestoreReport, Transition},
+    worker::{CancelReason, Finish, RestoreReport, Transition},
 };
 use walwarden_verifier::ids::shown;
 
@@ -162,41 +162,15 @@ pub async fn give_up(
     if progress.made_roles && !prepared.arguments.keep_failed {
         drop_roles(&prepared, output).await;
     }
-    let cancelled = failure.exit == ExitCode::Cancelled;
-    let signalled = stop.cause() == Some(Cause::Signal);
-    if failure.exit == ExitCode::Retryable || (cancelled && signalled && !progress.fetched) {
-        // Nothing is reported: the session stays good, and the same command goes on where this one stopped.
-        reporter.end_with(None).await;
-        let resume = prepared.arguments.again();
-        let class = failure.class.filter(|_| !cancelled);
-        output.state(
-            "interrupted",
-            payload(&[("class", class.map(|c| c.as_str())), ("target", target), ("resume", Some(&resume))]),
-        );
-        if cancelled {
-            failure.code = "interrupted".into();
-        }
-        if prepared.request.service().is_none() {
-            workspace.remove();
-            failure.hint = Some(format!("run the same command again, in the same environment:\n{resume}"));
-            return failure;
-        }
-        failure.hint = Some(format!(
-            "run the same command again, in the same environment: it goes on with what is kept in {}, and needs the token no more\n{resume}",
-            workspace.directory().display()
-        ));
-        return failure;
+    if may_go_on(&failure, stop, progress.fetched) {
+        let again = prepared.arguments.again();
+        let from_files = prepared.request.service().is_none();
+        return pause(workspace, reporter, failure, target, again, from_files, output).await;
     }
-    if cancelled {
-        output.state("cancelled", payload(&[("target", target)]));
-        reporter.end_with(signalled.then_some(Transition::Cancelled {})).await;
-        if mode == RestoreMode::InPlace && progress.fate == Fate::Restored {
-            failure.hint = Some("nothing has to be restored again; walwarden prove compares it at any time".into());
-        }
-    } else {
-        let class = failure.class.unwrap_or(FailureClass::Internal);
-        output.state("failed_terminal", payload(&[("class", Some(class.as_str())), ("target", target)]));
-        reporter.end_with(Some(Transition::Failed { class, detail: None })).await;
+    let cancelled = failure.exit == ExitCode::Cancelled;
+    end(reporter, stop, &failure, target, output).await;
+    if cancelled && mode == RestoreMode::InPlace && progress.fate == Fate::Restored {
+        failure.hint = Some("nothing has to be restored again; walwarden prove compares it at any time".into());
     }
     if prepared.arguments.keep_failed {
         workspace.keep();
@@ -205,6 +179,54 @@ pub async fn give_up(
         workspace.remove();
     }
     failure
+}
+
+/// Whether the same command can go on after a failure. Past the download an interruption is the end.
+pub fn may_go_on(failure: &Failure, stop: &Stop, fetched: bool) -> bool {
+    let signalled = failure.exit == ExitCode::Cancelled && stop.cause() == Some(Cause::Signal);
+    failure.exit == ExitCode::Retryable || (signalled && !fetched)
+}
+
+/// Leaves a restore as it is, with the command `again` that goes on with it. Nothing is reported: the session stays good.
+pub async fn pause(
+    workspace: Workspace,
+    reporter: Reporter,
+    mut failure: Failure,
+    target: Option<&str>,
+    again: String,
+    from_files: bool,
+    output: &Output,
+) -> Failure {
+    reporter.end_with(None).await;
+    let cancelled = failure.exit == ExitCode::Cancelled;
+    let class = failure.class.filter(|_| !cancelled).map(FailureClass::as_str);
+    output.state("interrupted", payload(&[("class", class), ("target", target), ("resume", Some(&again))]));
+    if cancelled {
+        failure.code = "interrupted".into();
+    }
+    if from_files {
+        workspace.remove();
+        failure.hint = Some(format!("run the same command again, in the same environment:\n{again}"));
+    } else {
+        failure.hint = Some(format!(
+            "run the same command again, in the same environment: it goes on with what is kept in {}, and needs the token no more\n{again}",
+            workspace.directory().display()
+        ));
+    }
+    failure
+}
+
+/// Reports and says that a restore is over.
+pub async fn end(reporter: Reporter, stop: &Stop, failure: &Failure, target: Option<&str>, output: &Output) {
+    if failure.exit == ExitCode::Cancelled {
+        output.state("cancelled", payload(&[("target", target)]));
+        let interrupted = Transition::Cancelled { reason: CancelReason::Interrupted };
+        reporter.end_with((stop.cause() == Some(Cause::Signal)).then_some(interrupted)).await;
+    } else {
+        let class = failure.class.unwrap_or(FailureClass::Internal);
+        output.state("failed_terminal", payload(&[("class", Some(class.as_str())), ("target", target)]));
+        reporter.end_with(Some(Transition::Failed { class, detail: None })).await;
+    }
 }
 
 /// What is known of these.

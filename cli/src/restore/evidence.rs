@@ -15,10 +15,7 @@ use walwarden_verifier::{
     manifest::{self, VerifiedManifest},
 };
 
-use super::{
-    guards::{Request, Service},
-    workspace::Workspace,
-};
+use super::{guards::Service, workspace::Workspace};
 use crate::failure::Failure;
 
 /// Whether nobody has looked into the archive: there are no entries to plan with and no digests to compare with.
@@ -37,6 +34,8 @@ pub struct Evidence {
     pub annex: Annex,
     /// Where the trusted keys come from.
     pub key_source: String,
+    /// The keys as the server gave them, where no others were named.
+    pub served_keys: Option<Vec<u8>>,
     /// The envelope's bytes, to keep.
     pub envelope: Vec<u8>,
     /// The annex' bytes, to keep.
@@ -53,31 +52,30 @@ const ANNEX: &str = "annex.jsonl.gz";
 impl Evidence {
     /// From the server, or from the workspace of an interrupted restore; verified alike.
     pub async fn load(
-        request: &Request,
         service: &Service,
         client: &ApiClient,
         pubkey: Option<&Path>,
         kept: Option<&Workspace>,
     ) -> Result<Self, Failure> {
-        let (keys, key_source) = trusted_keys(client, pubkey).await?;
+        let Trusted { keys, key_source, served_keys } = trusted_keys(client, pubkey).await?;
         if let Some(workspace) = kept
             && let (Some(envelope), Some(annex_file)) = (workspace.read(ENVELOPE)?, workspace.read(ANNEX)?)
         {
-            let manifest = verify_manifest(&envelope, &keys, &key_source, request, service)?;
+            let manifest = verify_manifest(&envelope, &keys, &key_source, service)?;
             let annex = verify_annex(&annex_file, &manifest)?;
-            return Ok(Self { manifest, annex, key_source, envelope, annex_file });
+            return Ok(Self { manifest, annex, key_source, served_keys, envelope, annex_file });
         }
         let answer = worker::inspect(client, service.token.clone()).await?;
-        let org_id = &service.claims.org_id;
-        if answer.restore_id != request.restore_id || answer.mode != request.mode || answer.org_id != *org_id {
+        let claims = &service.claims;
+        if answer.restore_id != claims.job_intent_id || answer.mode != claims.mode || answer.org_id != claims.org_id {
             return Err(Failure::user("unexpected_answer", "the server describes another restore than the token does")
                 .hint("check WALWARDEN_BASE_URL"));
         }
         let envelope = answer.envelope.into_bytes();
-        let manifest = verify_manifest(&envelope, &keys, &key_source, request, service)?;
+        let manifest = verify_manifest(&envelope, &keys, &key_source, service)?;
         let annex_file = fetch_annex(&answer.annex, &manifest).await?;
         let annex = verify_annex(&annex_file, &manifest)?;
-        Ok(Self { manifest, annex, key_source, envelope, annex_file })
+        Ok(Self { manifest, annex, key_source, served_keys, envelope, annex_file })
     }
 
     /// From files as they lie in the bucket, without token and server.
@@ -94,7 +92,8 @@ impl Evidence {
             Failure { message: format!("{}: {}", annex.display(), failure.message), ..failure }
                 .hint(format!("that manifest's annex is {} in the bucket", shown(&manifest.backup().annex.key)))
         })?;
-        Ok(Self { manifest, annex: records, key_source, envelope: envelope_bytes, annex_file })
+        let (annex, envelope) = (records, envelope_bytes);
+        Ok(Self { manifest, annex, key_source, served_keys: None, envelope, annex_file })
     }
 
     /// Keeps it in the workspace.
@@ -135,17 +134,25 @@ fn read_file(what: &str, path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-async fn trusted_keys(client: &ApiClient, pubkey: Option<&Path>) -> Result<(KeySet, String), Failure> {
+/// Keys, and why they are trusted.
+struct Trusted {
+    keys: KeySet,
+    key_source: String,
+    served_keys: Option<Vec<u8>>,
+}
+
+async fn trusted_keys(client: &ApiClient, pubkey: Option<&Path>) -> Result<Trusted, Failure> {
     if let Some(path) = pubkey {
-        return Ok((keys_in(path)?, format!("file {}", path.display())));
+        let key_source = format!("file {}", path.display());
+        return Ok(Trusted { keys: keys_in(path)?, key_source, served_keys: None });
     }
     let bytes = client.get_bytes("read the public keys", "/.well-known/walwarden-pubkey.pem").await?;
-    let keys = String::from_utf8(bytes).ok().and_then(|text| KeySet::from_pem(&text).ok());
+    let keys = std::str::from_utf8(&bytes).ok().and_then(|text| KeySet::from_pem(text).ok());
     let keys = keys.ok_or_else(|| {
         Failure::user("pubkey_invalid", format!("{} serves no usable public keys", client.origin()))
             .hint("check WALWARDEN_BASE_URL, or pin the keys with --pubkey")
     })?;
-    Ok((keys, format!("server {}", client.origin())))
+    Ok(Trusted { keys, key_source: format!("server {}", client.origin()), served_keys: Some(bytes) })
 }
 
 fn open_manifest(envelope: &[u8], keys: &KeySet, key_source: &str) -> Result<VerifiedManifest, Failure> {
@@ -167,16 +174,16 @@ fn verify_manifest(
     envelope: &[u8],
     keys: &KeySet,
     key_source: &str,
-    request: &Request,
     service: &Service,
 ) -> Result<VerifiedManifest, Failure> {
     let verified = open_manifest(envelope, keys, key_source)?;
-    if request.manifest.as_ref().is_some_and(|named| *named != verified.hash) {
+    let claims = &service.claims;
+    // The token's manifest is the one that was named on the command line.
+    if claims.manifest_hash != verified.hash {
         let message = format!("the server gave the manifest {} instead of the one asked for", verified.hash);
         return Err(Failure::class(FailureClass::ManifestInvalid, message));
     }
     let backup = verified.backup();
-    let claims = &service.claims;
     if backup.org_id != claims.org_id.as_str() || backup.backup_id != claims.backup_id.as_str() {
         return Err(Failure::class(
             FailureClass::ManifestInvalid,

@@ -172,12 +172,8 @@ pub fn check(
     let from = match files(arguments, environment)? {
         Some(files) => From::Files(files),
         None => {
-            let token = environment.token.clone().ok_or_else(|| {
-                Failure::user("token_missing", "WALWARDEN_TOKEN is not set")
-                    .hint("issue a restore token for the backup and run its one-liner, which sets WALWARDEN_TOKEN")
-            })?;
-            let claims = claims(&token, manifest.as_deref().unwrap_or_default(), mode, now_seconds, resumable)?;
-            From::Service(Service { token, claims, base_url: base_url(arguments, environment) })
+            let manifest = manifest.as_deref().unwrap_or_default();
+            From::Service(service(arguments, environment, manifest, Some(mode), now_seconds, resumable)?)
         }
     };
     let restore_id = match &from {
@@ -200,7 +196,63 @@ pub fn check(
 /// The spent token of an interrupted restore that the arguments ask for.
 pub fn resumed(arguments: &RestoreArguments, base: &Path) -> Option<Spent> {
     let manifest = manifest(arguments.manifest.as_deref()).ok().filter(|_| arguments.artifact.is_none())?;
-    workspace::spent_token(base, &manifest, mode_named(arguments.mode.as_deref()?)?)
+    let mode = match (arguments.mode.as_deref(), &arguments.download_only) {
+        (None, Some(_)) => None,
+        (mode, _) => Some(mode_named(mode?)?),
+    };
+    workspace::spent_token(base, &manifest, mode)
+}
+
+/// Checks everything that can be known on this machine of a download that restores nothing. What a one-liner carries
+/// for a restore is of no concern; what was added for one is a misunderstanding.
+pub fn check_download(
+    arguments: &RestoreArguments,
+    environment: &Environment,
+    now_seconds: i64,
+    resumable: impl FnOnce(&RestoreTokenPayload) -> bool,
+) -> Result<Service, Failure> {
+    let misplaced = [
+        (arguments.target.is_some(), "--target"),
+        (arguments.prove, "--prove"),
+        (arguments.plan, "--plan"),
+        (arguments.jobs.is_some(), "--jobs"),
+        (!arguments.pg_bin.is_empty(), "--pg-bin"),
+        (arguments.exact, "--exact"),
+        (!arguments.leave_out.is_empty(), "--leave-out"),
+        (arguments.no_create_roles, "--no-create-roles"),
+        (arguments.adopt_definers, "--adopt-definers"),
+        (arguments.keep_failed, "--keep-failed"),
+        (arguments.refuse_superuser_target, "--refuse-superuser-target"),
+    ];
+    let misplaced: Vec<&str> = misplaced.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag).collect();
+    if !misplaced.is_empty() {
+        let (flags, are) = (misplaced.join(", "), if misplaced.len() == 1 { "is" } else { "are" });
+        return Err(Failure::user(
+            "download_only_with_restore",
+            format!("--download-only restores nothing, and {flags} {are} given"),
+        )
+        .hint(format!("leave {flags} out to download only, or --download-only to restore")));
+    }
+    let manifest = manifest(arguments.manifest.as_deref())?;
+    let mode = arguments.mode.as_deref().map(|text| mode(Some(text))).transpose()?;
+    service(arguments, environment, &manifest, mode, now_seconds, resumable)
+}
+
+/// The token of the environment, held to what is on the command line.
+fn service(
+    arguments: &RestoreArguments,
+    environment: &Environment,
+    manifest: &str,
+    mode: Option<RestoreMode>,
+    now_seconds: i64,
+    resumable: impl FnOnce(&RestoreTokenPayload) -> bool,
+) -> Result<Service, Failure> {
+    let token = environment.token.clone().ok_or_else(|| {
+        Failure::user("token_missing", "WALWARDEN_TOKEN is not set")
+            .hint("issue a restore token for the backup and run its one-liner, which sets WALWARDEN_TOKEN")
+    })?;
+    let claims = claims(&token, manifest, mode, now_seconds, resumable)?;
+    Ok(Service { token, claims, base_url: base_url(arguments, environment) })
 }
 
 fn files(arguments: &RestoreArguments, environment: &Environment) -> Result<Option<Files>, Failure> {
@@ -281,7 +333,7 @@ fn jobs(text: Option<&str>) -> Result<Option<usize>, Failure> {
 fn claims(
     token: &Secret,
     manifest: &str,
-    mode: RestoreMode,
+    mode: Option<RestoreMode>,
     now_seconds: i64,
     resumable: impl FnOnce(&RestoreTokenPayload) -> bool,
 ) -> Result<RestoreTokenPayload, Failure> {
@@ -298,7 +350,7 @@ fn claims(
         )
         .hint(format!("this token is for --manifest {}", walwarden_verifier::ids::shown(&claims.manifest_hash))));
     }
-    if claims.mode != mode {
+    if mode.is_some_and(|mode| mode != claims.mode) {
         return Err(Failure::user(
             "mode_mismatch",
             format!("the restore token was issued for --mode {}", claims.mode.as_str()),

@@ -3,11 +3,13 @@
 pub mod access;
 pub mod artifact;
 pub mod database;
+pub mod delivery;
 pub mod download;
 pub mod ending;
 pub mod engine;
 pub mod evidence;
 pub mod fate;
+pub mod fetch;
 pub mod guards;
 pub mod later;
 pub mod plan;

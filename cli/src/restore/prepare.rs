@@ -1,7 +1,12 @@
 //! Everything before the claim: evidence, target, program, plan, room, lock. Nothing is spent here, and
 //! every failure is the user's to fix.
 
-use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, thread};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
 
 use serde_json::json;
 use tokio_postgres::Client;
@@ -12,7 +17,7 @@ use walwarden_verifier::ids::shown;
 use super::{
     download,
     evidence::{Evidence, is_opaque},
-    guards::{Environment, Files, From, Request},
+    guards::{Environment, Files, From, Request, Service},
     plan::{Plan, Wishes, adapt::Wanted},
     programs::{self, Need, Program},
     target::{Target, facts::Facts},
@@ -97,14 +102,7 @@ pub async fn prepare<'a>(
 ) -> Result<Prepared<'a>, Failure> {
     let restore_id = request.restore_id.clone();
     let evidence = match (&request.from, client) {
-        (From::Service(service), Some(client)) => {
-            let kept = match workspace::is_resumable(&base, restore_id.as_str()) {
-                true => Some(Workspace::open(&base, restore_id.as_str())?),
-                false => None,
-            };
-            let pubkey = arguments.pubkey.as_deref().or(environment.pubkey.as_deref());
-            Evidence::load(&request, service, client, pubkey, kept.as_ref()).await?
-        }
+        (From::Service(service), Some(client)) => inspect(arguments, environment, service, &base, client).await?,
         (From::Service(_), None) => return Err(Failure::internal("a token, and no server")),
         (From::Files(files), _) => from_files(files, request.manifest.as_deref())?,
     };
@@ -157,9 +155,28 @@ pub async fn prepare<'a>(
         output.warn(&format!("pg_restore {} is below {major}.{minor}: it has known vulnerabilities that an archive from an untrusted source could use; update it", program.version));
     }
     let prepared = Prepared { arguments, request, evidence, target, control, facts, plan, program, jobs, base };
-    check_disk(&prepared)?;
+    if let From::Service(service) = &prepared.request.from {
+        check_disk(&prepared.base, service, prepared.artifact_bytes())?;
+    }
     lock(&prepared).await?;
     Ok(prepared)
+}
+
+/// Manifest and annex of a token's backup; spends nothing.
+pub async fn inspect(
+    arguments: &RestoreArguments,
+    environment: &Environment,
+    service: &Service,
+    base: &Path,
+    client: &ApiClient,
+) -> Result<Evidence, Failure> {
+    let restore_id = service.claims.job_intent_id.as_str();
+    let kept = match workspace::is_resumable(base, restore_id) {
+        true => Some(Workspace::open(base, restore_id)?),
+        false => None,
+    };
+    let pubkey = arguments.pubkey.as_deref().or(environment.pubkey.as_deref());
+    Evidence::load(service, client, pubkey, kept.as_ref()).await
 }
 
 /// Nothing was spent: whatever the class, it is for the user to fix, and the token stays good.
@@ -261,29 +278,34 @@ fn jobs(request: &Request, evidence: &Evidence) -> usize {
     request.jobs.unwrap_or(default)
 }
 
-fn check_disk(prepared: &Prepared<'_>) -> Result<(), Failure> {
-    let base = &prepared.base;
-    if prepared.request.service().is_none() {
+/// Room for the download in the work directory.
+pub fn check_disk(base: &Path, service: &Service, artifact_bytes: u64) -> Result<(), Failure> {
+    files::private_directory(base).map_err(|error| Failure::file("create", base, &error))?;
+    // Blocks, not length: where room cannot be taken beforehand a file of full length may hold nothing.
+    let kept = std::fs::metadata(base.join(service.claims.job_intent_id.as_str()).join(download::ARTIFACT))
+        .map_or(0, |metadata| metadata.blocks().saturating_mul(512).min(metadata.len()));
+    let free = free_bytes(base)?.saturating_add(kept);
+    check_room(base, free, artifact_bytes, "name another directory with --work-dir")
+}
+
+/// Bytes that can still be written to a directory.
+pub fn free_bytes(directory: &Path) -> Result<u64, Failure> {
+    files::free_bytes(directory).map_err(|error| Failure::file("look at", directory, &error))
+}
+
+/// Refuses where there is no room for the artifact.
+pub fn check_room(directory: &Path, free: u64, artifact_bytes: u64, otherwise: &str) -> Result<(), Failure> {
+    let needed = artifact_bytes.saturating_add(DISK_MARGIN_BYTES);
+    if free >= needed {
         return Ok(());
     }
-    files::private_directory(base).map_err(|error| Failure::file("create", base, &error))?;
-    let needed = prepared.artifact_bytes().saturating_add(DISK_MARGIN_BYTES);
-    // Blocks, not length: where room cannot be taken beforehand a file of full length may hold nothing.
-    let kept = std::fs::metadata(base.join(prepared.restore_id().as_str()).join(download::ARTIFACT))
-        .map_or(0, |metadata| metadata.blocks().saturating_mul(512).min(metadata.len()));
-    let free = files::free_bytes(base).map_err(|error| Failure::file("look at", base, &error))?.saturating_add(kept);
-    if free < needed {
-        let message = format!(
-            "{} has {} free, and the download needs {}",
-            base.display(),
-            format::bytes(free),
-            format::bytes(needed)
-        );
-        return Err(
-            Failure::user("disk_full", message).hint("free disk space, or name another directory with --work-dir")
-        );
-    }
-    Ok(())
+    let message = format!(
+        "{} has {} free, and the download needs {}",
+        directory.display(),
+        format::bytes(free),
+        format::bytes(needed)
+    );
+    Err(Failure::user("disk_full", message).hint(format!("free disk space, or {otherwise}")))
 }
 
 /// Keeps a second restore into the same database out, as long as this connection lives.

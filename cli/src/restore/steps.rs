@@ -2,51 +2,43 @@
 //! download, verification, pg_restore, proof, final name, report.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Instant, SystemTime},
 };
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncReadExt, sync::mpsc};
-use walwarden_client::{
-    ApiClient,
-    worker::{self, JobSession, SessionSecret},
-};
-use walwarden_contract::{
-    exit::ExitCode, failure::FailureClass, ids::JobId, quote, token::RestoreMode, worker::Transition,
-};
+use walwarden_client::worker::JobSession;
+use walwarden_contract::{exit::ExitCode, failure::FailureClass, quote, token::RestoreMode, worker::Transition};
 use walwarden_verifier::ids::shown;
 
 use super::{
-    access, artifact, database, download,
+    access, database, delivery,
     ending::{self, Restored},
     engine::{self, Done},
     evidence::is_opaque,
     fate::{Fate, Progress},
+    fetch,
     guards::{self, Environment},
     later,
     prepare::{self, Prepared},
     prove::{self, Outcome},
     session::Reporter,
     transaction, watch,
-    workspace::{self, Spent, Workspace},
+    workspace::{self, Workspace},
 };
 use crate::{commands::RestoreArguments, failure::Failure, format, output::Output, stop::Stop};
 
 /// Runs `walwarden restore`.
 pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Failure> {
+    if let Some(file) = &arguments.download_only {
+        return delivery::run(arguments, file, output).await;
+    }
     let started = Instant::now();
     let mut environment = Environment::read();
     let base = workspace::base(arguments.work_dir.as_deref(), &environment);
-    workspace::clear_abandoned(&base, SystemTime::now());
-    if environment.token.is_none()
-        && let Some(spent) = guards::resumed(arguments, &base)
-    {
-        output.tell("session", "goes on with a restore of this backup that was interrupted here");
-        environment.base_url.get_or_insert(spent.base_url);
-        environment.token = Some(spent.token);
-    }
+    look_around(arguments, &base, &mut environment, output);
     let now = jiff::Timestamp::now().as_second();
     let request = guards::check(arguments, &environment, now, |claims| {
         workspace::is_resumable(&base, claims.job_intent_id.as_str())
@@ -68,9 +60,9 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     }
     let workspace = Workspace::open(&prepared.base, prepared.restore_id().as_str()).map_err(untouched)?;
     prepared.evidence.keep(&workspace).map_err(untouched)?;
-    let claimed = match &client {
-        None => None,
-        Some(client) => match claim(&prepared, client, &workspace).await {
+    let claimed = match (&client, prepared.request.service()) {
+        (None, _) | (_, None) => None,
+        (Some(client), Some(service)) => match fetch::claim(service, client, &workspace).await {
             Ok(claimed) => Some(claimed),
             Err(failure) => {
                 // A lost answer is asked for again with the same secret; a refusal will stay one.
@@ -98,34 +90,24 @@ pub async fn run(arguments: &RestoreArguments, output: &Output) -> Result<(), Fa
     }
 }
 
+/// Removes what was abandoned, and finds the token of what goes on.
+pub fn look_around(arguments: &RestoreArguments, base: &Path, environment: &mut Environment, output: &Output) {
+    workspace::clear_abandoned(base, SystemTime::now());
+    if environment.token.is_none()
+        && let Some(spent) = guards::resumed(arguments, base)
+    {
+        output.tell("session", "goes on with a restore of this backup that was interrupted here");
+        environment.base_url.get_or_insert(spent.base_url);
+        environment.token = Some(spent.token);
+    }
+}
+
 /// An interruption before the claim costs nothing.
-fn unspent(failure: Failure) -> Failure {
+pub fn unspent(failure: Failure) -> Failure {
     match failure.exit {
         ExitCode::Cancelled => failure.hint("the token is unspent: run the same command again"),
         _ => failure,
     }
-}
-
-/// Spends the token, once: the session secret is on disk before.
-async fn claim(
-    prepared: &Prepared<'_>,
-    client: &ApiClient,
-    workspace: &Workspace,
-) -> Result<(JobSession, SessionSecret), Failure> {
-    let secret = workspace.session_secret()?;
-    let service = prepared.request.service().ok_or_else(|| Failure::internal("a claim without a token"))?;
-    if workspace.is_claimed() {
-        let job = JobId::Restore(prepared.restore_id().clone());
-        return Ok((JobSession::new(client, &service.claims.org_id, &job, &secret), secret));
-    }
-    workspace.keep_token(&Spent { token: service.token.clone(), base_url: service.base_url.clone() })?;
-    let (answer, session) = worker::claim_restore(client, service.token.clone(), &secret, later::USER_AGENT).await?;
-    if answer.restore_id != *prepared.restore_id() {
-        return Err(Failure::user("unexpected_answer", "the server claimed another restore than the token names")
-            .hint("check WALWARDEN_BASE_URL"));
-    }
-    workspace.mark_claimed()?;
-    Ok((session, secret))
 }
 
 async fn execute(
@@ -204,27 +186,12 @@ async fn fetch(
     reporter: &Reporter,
     output: &Output,
 ) -> Result<String, Failure> {
-    let manifest = &prepared.evidence.manifest;
+    let (evidence, artifact) = (&prepared.evidence, prepared.artifact(workspace));
     let checksum = match session {
-        Some(session) => download(prepared, workspace, session, reporter, output).await?,
-        None => hash(prepared.artifact(workspace), prepared.artifact_bytes(), output).await?,
+        Some(session) => fetch::download(evidence, workspace, session, reporter, output).await?,
+        None => hash(artifact.clone(), prepared.artifact_bytes(), output).await?,
     };
-
-    output.state("verifying", json!({}));
-    reporter.step(Transition::Verifying {});
-    output.phase("verify", 0);
-    if checksum != manifest.artifact_sha256() {
-        download::forget(workspace);
-        return Err(Failure::class(
-            FailureClass::ArtifactMismatch,
-            format!("the artifact has SHA-256 {checksum}, the manifest states {}", manifest.artifact_sha256()),
-        ));
-    }
-    let opaque = is_opaque(&prepared.evidence.annex);
-    let contents = match opaque {
-        true => artifact::Contents::default(),
-        false => artifact::check(&prepared.artifact(workspace), manifest, &prepared.evidence.annex)?,
-    };
+    let contents = fetch::verify(evidence, workspace, &artifact, &checksum, reporter, output)?;
     if let Some(missing) = contents.tablespaces.iter().find(|name| !prepared.facts.tablespaces.contains(name)) {
         return Err(Failure::class(
             FailureClass::TargetFailed,
@@ -232,35 +199,8 @@ async fn fetch(
         )
         .hint(format!("CREATE TABLESPACE {} LOCATION '…';", shown(&quote::ident(missing)))));
     }
-    output.done(match opaque {
-        true => "signature, manifest hash and SHA-256 agree; contents unread",
-        false => "signature, manifest hash, SHA-256 and contents agree",
-    });
-    output.state("manifest_verified", json!({ "checksumSha256": checksum }));
-    reporter.step(Transition::ManifestVerified { checksum_sha256: checksum.clone() });
+    fetch::verified(evidence, &checksum, reporter, output);
     Ok(checksum)
-}
-
-async fn download(
-    prepared: &Prepared<'_>,
-    workspace: &Workspace,
-    session: &JobSession,
-    reporter: &Reporter,
-    output: &Output,
-) -> Result<String, Failure> {
-    let (manifest, size) = (&prepared.evidence.manifest, prepared.artifact_bytes());
-    output.state("downloading", json!({}));
-    reporter.step(Transition::Downloading {});
-    output.phase("download", size);
-    let mut downloaded = download::artifact(session, workspace, size, output).await?;
-    if downloaded.resumed && downloaded.sha256 != manifest.artifact_sha256() {
-        // What was kept may have been lost with the machine: nothing but a whole download can be blamed on the bucket.
-        download::forget(workspace);
-        output.advance_to(0);
-        downloaded = download::artifact(session, workspace, size, output).await?;
-    }
-    output.done(&format::bytes(size));
-    Ok(downloaded.sha256)
 }
 
 /// SHA-256 of an artifact that was fetched before.

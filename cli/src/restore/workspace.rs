@@ -73,14 +73,14 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// The token of the last restore of that backup which was interrupted here: one-liners set it for themselves alone, and
+/// The token of the last restore of that backup, in that mode or any, which was interrupted here: one-liners set it for themselves alone, and
 /// the command that goes on would lack it.
-pub fn spent_token(base: &Path, manifest: &str, mode: RestoreMode) -> Option<Spent> {
+pub fn spent_token(base: &Path, manifest: &str, mode: Option<RestoreMode>) -> Option<Spent> {
     let spent = |directory: &PathBuf| {
         let private = files::is_private(directory).ok()?;
         let spent: Spent = serde_json::from_slice(&fs::read(directory.join(TOKEN)).ok()?).ok()?;
         let claims = token::split(spent.token.expose()).ok()?.payload;
-        let it = private && claims.manifest_hash == manifest && claims.mode == mode;
+        let it = private && claims.manifest_hash == manifest && mode.is_none_or(|mode| claims.mode == mode);
         it.then_some((modified(&directory.join(SESSION))?, spent))
     };
     let restores = all(base).filter(|directory| !directory.join(REPORT).exists() && !directory.join(KEPT).exists());

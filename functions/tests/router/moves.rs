@@ -4,7 +4,7 @@ use walwarden_contract::{
     failure::FailureClass,
     ids::{BackupId, RestoreId},
     states::{BackupState, RestoreState},
-    worker::{Finish, Transition},
+    worker::{CancelReason, Finish, Transition},
 };
 use walwarden_core::{
     backups::Started,
@@ -167,7 +167,8 @@ async fn no_act_moves_a_restore_where_it_may_not_go() {
         Transition::ManifestVerified { checksum_sha256: checksum },
         Transition::Restoring {},
         Transition::Finalizing {},
-        Transition::Cancelled {},
+        Transition::Cancelled { reason: CancelReason::Interrupted },
+        Transition::Cancelled { reason: CancelReason::Requested },
         Transition::Failed { class: FailureClass::TargetUnreachable, detail: None },
         Transition::Failed { class: FailureClass::TargetFailed, detail: None },
     ];

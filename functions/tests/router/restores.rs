@@ -222,6 +222,7 @@ async fn a_restore_that_failed_or_was_interrupted_is_over() {
         (json!({ "to": "failed", "class": "target_unreachable" }), "failed_retryable"),
         (json!({ "to": "failed", "class": "proof_differs" }), "failed_terminal"),
         (json!({ "to": "cancelled" }), "cancelled"),
+        (json!({ "to": "cancelled", "reason": "requested" }), "cancelled"),
     ] {
         let (id, token) = issue(&stack, &backup).await;
         let session = Session::claim_restore(&stack, &token).await;
@@ -231,6 +232,11 @@ async fn a_restore_that_failed_or_was_interrupted_is_over() {
         session.instructions().await.refused(409, "state_conflict");
         assert_eq!(session.heartbeat(1).await.expect(200)["action"], "cancel");
         assert_eq!(state_of(&stack, &id).await, state);
+        let last = stack.entries_of(id.as_str()).await.pop().unwrap();
+        if state == "cancelled" {
+            let reason = step["reason"].as_str().unwrap_or("interrupted");
+            assert_eq!((&last["kind"], &last["payload"]["reason"]), (&json!("restore.cancelled"), &json!(reason)));
+        }
     }
     audit::log(&stack).await;
 }

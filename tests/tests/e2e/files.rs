@@ -7,7 +7,7 @@ use walwarden_tests::{Postgres, Sample, bin};
 
 use crate::{
     program::{self, Said},
-    stack::{BUCKET, Backup, Stack},
+    stack::{BUCKET, Backup, Stack, Verification},
 };
 
 /// What a person fetched from the bucket.
@@ -104,4 +104,44 @@ fn files_and_keys_are_enough() {
     change("a.annex.jsonl.gz", flip, 3, "annex");
     change("a.manifest.json", flip, 3, "manifest is not good");
     refused(&fetched.restore(&postgres, &["--manifest", &"0".repeat(64)]), 2, "not the one named");
+}
+
+#[test]
+fn a_download_alone_is_no_restore_and_restores_later_by_the_printed_command() {
+    let postgres = Postgres::start(*Postgres::majors_available().last().expect("a Postgres")).unwrap();
+    Sample::small().create(&postgres, "source").unwrap();
+    let stack = Stack::start();
+    let gzip = json!({ "compression": { "codec": "gzip", "level": 6 } });
+    let backup = stack.back_up(&stack.add_database("sample", &postgres.dsn("source"), gzip));
+    let issued = stack.issue(&backup, Some("later"));
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(bin("walwarden"));
+    command.env_clear().env("HOME", directory.path()).current_dir(directory.path());
+    command.env("WALWARDEN_BASE_URL", &stack.api.url).env("WALWARDEN_TOKEN", &issued.token);
+    command.args(["restore", "--manifest", &issued.manifest, "--mode", "new_database", "--created-database", "later"]);
+    let said = program::run(command.args(["--download-only", "it's.dump"])).succeeded();
+    assert!(!said.to_string().contains(&issued.token), "{said}");
+    assert_eq!(fs::read(directory.path().join("it's.dump")).unwrap(), stack.artifact(&backup));
+
+    // The service knows that nothing was restored, and says nothing else.
+    let job = stack.restore_job(&issued);
+    assert_eq!((&job["state"], &job["final"], &job["receiptHash"]), (&json!("cancelled"), &json!(true), &Value::Null));
+    let evidence = stack.api.get(&format!("/api/v1/evidence/{}", backup.id)).ok();
+    assert_eq!(evidence["restores"], json!([]), "{evidence:#}");
+    let verified = Verification::of(&stack.bundle(&backup), &stack.public_keys()).passes();
+    assert!(!verified.contains("RESTORED"), "{verified}");
+    let again = program::run(command.args(["--work-dir", "other"]).arg("--json"));
+    assert_eq!(again.code, 2, "{again}");
+
+    let last: Value = serde_json::from_str(said.stdout().lines().last().expect("a last line")).expect("JSON");
+    let printed = last["payload"]["restoreCommand"].as_str().expect("a command");
+    drop(stack);
+    let programs = bin("walwarden").parent().expect("a directory").to_owned();
+    let mut later = Command::new("/bin/sh");
+    later.env_clear().env("HOME", directory.path()).current_dir(directory.path());
+    later.env("PATH", std::env::join_paths([programs, "/usr/bin".into()]).expect("paths"));
+    later.env("WALWARDEN_TARGET", postgres.dsn("postgres")).env("WALWARDEN_PG_BIN", postgres.bin_dir());
+    let said = program::run(later.arg("-c").arg(format!("{printed} --prove"))).succeeded();
+    assert!(said.stderr.contains("identical: "), "{said}");
+    assert_eq!(postgres.schema("source").unwrap(), postgres.schema("later").unwrap());
 }

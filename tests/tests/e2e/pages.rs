@@ -2,147 +2,35 @@
 //! against real servers. What a page writes for its readers' own (hosts, paths, keys) is put in from a fixed table; what
 //! it shows to be printed must be printed.
 
+mod guides;
 mod page;
 mod shell;
+mod stage;
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{fs, path::Path, thread};
 
 use serde_json::{Value, json};
 use walwarden_contract::{errors::ErrorCode, exit::ExitCode};
-use walwarden_tests::{Postgres, bin, tools};
+use walwarden_tests::{bin, tools};
 use walwarden_verifier::verify::Failure;
 
 use self::{
     page::{Page, is_shown, missing},
     shell::Shell,
+    stage::{APP, Stage, shown},
 };
 use crate::{
     patience, program,
-    server::Port,
     stack::{BUCKET, Stack, text},
 };
 
 /// The bucket's name in the pages that register one.
 const MY_BUCKET: &str = "my-backups";
-/// The database of every page.
-const APP: &str = "app";
 /// The role that every page makes, with the password it gives it.
 const ROLE: &str =
     "CREATE ROLE walwarden_backup LOGIN PASSWORD 'choose-one'; GRANT pg_read_all_data TO walwarden_backup;";
-const PRELUDE_SQL: &str = "
-    CREATE TABLE customers (id serial PRIMARY KEY, name text NOT NULL);
-    INSERT INTO customers (name) SELECT 'customer ' || n FROM generate_series(1, 1000) AS n;
-    CREATE TABLE orders (id bigserial PRIMARY KEY, customer integer REFERENCES customers, note text);
-    INSERT INTO orders (customer, note) SELECT n % 1000 + 1, md5(n::text) FROM generate_series(1, 20000) AS n;";
-
 /// Runs one page.
 type Run = fn(&Stack) -> Result<(), String>;
-
-/// Where a page is run: a directory, and a Postgres that is source and target.
-struct Stage<'a> {
-    stack: &'a Stack,
-    postgres: Postgres,
-    directory: tempfile::TempDir,
-    port: Option<Port>,
-}
-
-impl<'a> Stage<'a> {
-    /// For a page that begins where a server runs.
-    fn with_server(stack: &'a Stack) -> Stage<'a> {
-        let stage = Stage::new(stack, None);
-        symlink(stack.server.data(), stage.directory.path().join(".walwarden")).expect("a link");
-        stage
-    }
-
-    /// For a page that starts one itself.
-    fn without_server(stack: &'a Stack) -> Stage<'a> {
-        Stage::new(stack, Some(Port::take()))
-    }
-
-    fn new(stack: &'a Stack, port: Option<Port>) -> Stage<'a> {
-        let postgres = Postgres::start(*Postgres::majors_available().first().expect("a Postgres")).unwrap();
-        postgres.create_database(APP).unwrap();
-        postgres.run_sql(APP, PRELUDE_SQL).unwrap();
-        let directory = tempfile::Builder::new().prefix("ww-page-").tempdir().expect("a directory");
-        Stage { stack, postgres, directory, port }
-    }
-
-    /// Registers the database under the role that the page has its reader make.
-    fn database(&self) -> String {
-        let dsn = self.postgres.dsn_as("walwarden_backup", "choose-one", APP);
-        let request = json!({ "name": APP, "dsn": dsn, "destinationId": self.stack.destination });
-        text(&self.stack.api.post("/api/v1/databases", &request).ok()["id"])
-    }
-
-    fn url(&self) -> String {
-        match &self.port {
-            Some(port) => format!("http://127.0.0.1:{}", port.number),
-            None => self.stack.api.url.clone(),
-        }
-    }
-
-    fn data(&self) -> PathBuf {
-        match &self.port {
-            Some(_) => self.directory.path().join("var/lib/walwarden"),
-            None => self.stack.server.data(),
-        }
-    }
-
-    /// Runs a page; `more` is what it says its reader has in variables.
-    fn run(&self, name: &str, literals: &[&'static str], more: &[(&'static str, String)]) -> Result<(), String> {
-        let page = Page::read(tools::repository(), name);
-        let programs = bin("walwarden-server").parent().expect("a directory").to_owned();
-        let paths = [programs.clone(), self.postgres.bin_dir().to_owned(), "/usr/bin".into(), "/bin".into()];
-        let host = format!("127.0.0.1:{}", self.postgres.port());
-        let mut environment = vec![
-            ("PATH", std::env::join_paths(paths).expect("paths").into_string().expect("a path")),
-            ("HOME", shown(self.directory.path())),
-            ("TMPDIR", shown(self.directory.path())),
-            ("LC_ALL", "C.UTF-8".to_owned()),
-            ("PGHOST", self.postgres.host().to_owned()),
-            ("PGPORT", self.postgres.port().to_string()),
-            ("PGUSER", self.postgres.user().to_owned()),
-            ("PGPASSWORD", self.postgres.password().to_owned()),
-            ("WALWARDEN_PG_BIN", shown(self.postgres.bin_dir())),
-            ("PAGE_SOURCE", format!("postgresql://postgres@{host}/{APP}")),
-            ("PAGE_URL", self.url()),
-            ("PAGE_DATA", shown(&self.data())),
-        ];
-        environment.extend(self.port.iter().map(|port| ("WALWARDEN_LISTEN", format!("127.0.0.1:{}", port.number))));
-        environment.extend(more.iter().cloned());
-        let own = |literal: &'static str| {
-            let own = match literal {
-                "http://127.0.0.1:8787" => self.url(),
-                "/var/lib/walwarden" => shown(&self.data()),
-                "/var/lib" => shown(self.data().parent().expect("a directory")),
-                "$PWD/target/release" | "$PWD/target/debug" | "target/release" | "target/debug" => shown(&programs),
-                "/usr/lib/postgresql/15/bin" => shown(self.postgres.bin_dir()),
-                "db.example.com:5432" | "127.0.0.1:5432" => host.clone(),
-                "https://s3.example.com" => self.stack.seaweed.endpoint(),
-                "YOUR-ACCESS-KEY-ID" => self.stack.seaweed.access_key.clone(),
-                "YOUR-SECRET-ACCESS-KEY" => self.stack.seaweed.secret_key.clone(),
-                other => panic!("nothing stands for {other:?}"),
-            };
-            (literal, own)
-        };
-        let shell = Shell {
-            directory: self.directory.path(),
-            environment,
-            literals: literals.iter().map(|literal| own(literal)).collect(),
-            secrets: vec![self.postgres.password().to_owned(), self.stack.seaweed.secret_key.clone()],
-        };
-        shell.run(&page)
-    }
-}
-
-fn shown(path: &Path) -> String {
-    path.to_str().expect("a path that is text").to_owned()
-}
 
 #[test]
 fn every_command_on_the_pages_runs_as_it_is_written() {
@@ -164,12 +52,16 @@ fn every_command_on_the_pages_runs_as_it_is_written() {
         ("docs/exit-codes.md", exit_codes),
         ("docs/troubleshooting.md", troubleshooting),
     ];
-    // Mostly they wait.
+    run_all(&stack, &pages);
+}
+
+/// Runs pages beside each other: mostly they wait.
+fn run_all(stack: &Stack, pages: &[(&str, Run)]) {
     let failed: Vec<String> = thread::scope(|scope| {
-        let stack = &stack;
-        let running = pages.map(|(name, run)| (name, scope.spawn(move || run(stack))));
-        let ended = running.map(|(name, page)| page.join().unwrap_or_else(|_| Err(format!("{name}: see above"))));
-        ended.into_iter().filter_map(Result::err).collect()
+        let running: Vec<_> = pages.iter().map(|(name, run)| (name, scope.spawn(move || run(stack)))).collect();
+        let ended = running.into_iter();
+        let ended = ended.map(|(name, page)| page.join().unwrap_or_else(|_| Err(format!("{name}: see above"))));
+        ended.filter_map(Result::err).collect()
     });
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
