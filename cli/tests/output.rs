@@ -158,21 +158,38 @@ fn every_documented_line_is_written_and_is_json() {
     let stopped = child.wait_with_output().unwrap();
     holds(&state(&stopped, "interrupted")["payload"], &["resume"]);
 
+    server.behaviour.stall_after.store(0, Ordering::Relaxed);
+    let file = work.path().join("only.dump");
+    let only = run(&["--download-only", file.to_str().unwrap()]);
+    let of_a_file = [
+        "restoreId",
+        "file",
+        "bytes",
+        "checksumSha256",
+        "envelope",
+        "annex",
+        "pubkey",
+        "listCommand",
+        "restoreCommand",
+    ];
+    let payload = state(&only, "downloaded")["payload"].clone();
+    assert_eq!(keys(&payload), of_a_file.map(str::to_owned).into());
+    holds(&payload, &of_a_file);
+
     // And no others are documented.
     let page = include_str!("../../docs/restore.md");
     let section = page.split("## Output for programs").nth(1).unwrap().split("\n## ").next().unwrap();
     let seen: Vec<&str> = ["inspected", "downloading", "verifying", "manifest_verified", "restoring", "finalizing"]
         .into_iter()
-        .chain(["completed", "failed_terminal", "cancelled", "interrupted"])
+        .chain(["completed", "downloaded", "failed_terminal", "cancelled", "interrupted"])
         .collect();
     for documented in section.split("\"state\":\"").skip(1).filter_map(|rest| rest.split('"').next()) {
         assert!(seen.contains(&documented), "{documented} is documented and was never seen");
     }
-    for row in
-        section.lines().filter(|line| line.starts_with("| `{\"plan\"") || line.contains("{\"state\":\"completed\""))
-    {
+    let rows = ["| `{\"plan\"", "| `{\"state\":\"completed\"", "| `{\"state\":\"downloaded\""];
+    for row in section.lines().filter(|line| rows.iter().any(|row| line.starts_with(row))) {
         for word in row.split('`').skip(1).step_by(2).filter(|word| word.bytes().all(|b| b.is_ascii_alphanumeric())) {
-            let known = of_a_plan.iter().chain(&of_a_completion).chain(&of_an_entry).any(|field| field == &word);
+            let known = [&of_a_plan[..], &of_a_completion, &of_an_entry, &of_a_file].concat().contains(&word);
             let values = [
                 "exact", "adapted", "refused", "unread", "restored", "leftOut", "code", "reason", "remedy", "kind",
                 "schema", "name", "plan", "true", "false",

@@ -105,7 +105,7 @@ impl Dsn {
         }
         let pairs = match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
             Some(rest) => uri_pairs(rest)?,
-            None if text.contains("://") => return fail("the connection string is not a postgresql:// URI", FORM_HINT),
+            None if is_uri(text) => return fail("the connection string is not a postgresql:// URI", FORM_HINT),
             None => keyword_pairs(text)?,
         };
         Self::from_pairs(pairs)
@@ -242,6 +242,13 @@ impl Dsn {
         let db = self.dbname.as_deref().map(encode).unwrap_or_default();
         format!("postgresql://{user}{host}:{}/{db}", self.port)
     }
+}
+
+/// Whether `text` begins with a URI's scheme. A value further on may hold `://` itself.
+fn is_uri(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+    })
 }
 
 fn decode(text: &str) -> Result<String, DsnError> {
@@ -423,6 +430,15 @@ mod tests {
         assert_eq!(Dsn::parse("postgres://h/x").unwrap().effective_sslmode(), SslMode::Require);
         assert_eq!(Dsn::parse("postgres://127.0.0.1/x").unwrap().effective_sslmode(), SslMode::Prefer);
         assert_eq!(Dsn::parse("postgres://h/x?sslmode=disable").unwrap().effective_sslmode(), SslMode::Disable);
+    }
+
+    #[test]
+    fn a_value_may_look_like_a_uri() {
+        let dsn = Dsn::parse("host=h user=u password='a://b'").unwrap();
+        assert_eq!(dsn.password.unwrap().expose(), "a://b");
+        for other in ["mysql://u@h", "://u@h"] {
+            assert!(Dsn::parse(other).unwrap_err().problem.contains("not a postgresql:// URI"), "{other}");
+        }
     }
 
     proptest! {
