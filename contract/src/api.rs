@@ -7,6 +7,7 @@ use crate::{
     ids::{BackupId, CheckId, DatabaseId, DestinationId, OrgId, RestoreId, TokenId},
     scopes::Scope,
     secret::Secret,
+    selection::{Preset, Selection},
     states::{BackupState, CheckState, DestinationState, RestoreState},
     token::{RestoreMode, RestorePurpose},
     worker::CompressionSetting,
@@ -181,6 +182,9 @@ pub struct CreateDatabaseRequest {
     /// Back up without what the role cannot read. Default false: such a backup fails, with the list and the GRANTs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omit_unreadable: Option<bool>,
+    /// What of the database is backed up. Default: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 /// `PATCH /databases/{databaseId}`: what is given is set, the rest stays. It holds from the next attempt on.
@@ -202,6 +206,9 @@ pub struct UpdateDatabaseRequest {
     /// Back up without what the role cannot read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omit_unreadable: Option<bool>,
+    /// What of the database is backed up: all four lists anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 /// A protected database, without its connection string.
@@ -230,6 +237,8 @@ pub struct Database {
     pub max_hours: u32,
     /// Whether it is backed up without what the role cannot read.
     pub omit_unreadable: bool,
+    /// What of it is backed up; without lists, everything.
+    pub selection: Selection,
     /// The last source check.
     pub check: Option<SourceCheck>,
     /// Snapshot time of the newest completed backup: what is written later is in no backup.
@@ -265,6 +274,9 @@ pub struct SourceCheck {
     /// What is worth knowing.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// A selection that suits the platform the database is on, where it is one that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
 }
 
 /// `GET /databases`

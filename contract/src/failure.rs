@@ -47,9 +47,10 @@ classes! {
     SourcePooled = "source_pooled", false, "use the direct host or a session-mode pooler: pg_dump needs a session of its own";
     SourceVersionUnsupported = "source_version_unsupported", false, "install pg_dump of the server's major version on the runner (14 or later)";
     SourcePermission = "source_permission", false, "grant the backup role what the source check lists (most of it is in pg_read_all_data; row security needs BYPASSRLS), or go without by omitUnreadable";
+    SourceSelection = "source_selection", false, "what is excluded is needed by data that is not, or a schema that is selected does not exist; the source check lists it: change the database's selection";
     SourceLocked = "source_locked", true, "a session holds a lock that keeps pg_dump from reading a table; end it or back up at a quieter time";
     SourceConnectionLost = "source_connection_lost", true, "the server ended the connection during the dump; check its logs and time-outs";
-    DumpFailed = "dump_failed", false, "pg_dump failed; its first message is on the runner's log, redacted";
+    DumpFailed = "dump_failed", false, "pg_dump failed; its first message is in the runner's log, redacted (self-hosted: what walwarden-server writes; on AWS: the task's log group)";
     DumpIncomplete = "dump_incomplete", true, "pg_dump ended early, or its archive was not well-formed; nothing was recorded as a backup. A table dropped meanwhile does that, and a machine short of memory";
     DumpUnknownKind = "dump_unknown_kind", false, "the database holds data of a kind that this version does not understand, named in the runner's log; update Walwarden";
     DumpTooLarge = "dump_too_large", false, "the dump exceeded this database's maxBytes; raise it if the size is right";

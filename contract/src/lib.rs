@@ -12,6 +12,7 @@ pub mod parts;
 pub mod quote;
 pub mod scopes;
 pub mod secret;
+pub mod selection;
 pub mod states;
 pub mod time;
 pub mod token;

@@ -25,6 +25,7 @@ use crate::{
     failure::{Failure, FailureClass},
     ids::{BackupId, CheckId, DatabaseId, JobId, OrgId, RestoreId},
     secret::Secret,
+    selection::{Preset, Selection},
     states::RestoreState,
     token::{RestoreMode, RestorePurpose},
 };
@@ -154,6 +155,9 @@ pub struct BackupInstructions {
     /// Leave out what the role cannot read, and record it, instead of failing.
     #[serde(default)]
     pub omit_unreadable: bool,
+    /// What of the database is taken.
+    #[serde(default, skip_serializing_if = "Selection::is_everything")]
+    pub selection: Selection,
 }
 
 /// Where to look.
@@ -171,6 +175,9 @@ pub struct CheckInstructions {
     /// Whether backups leave out what the role cannot read.
     #[serde(default)]
     pub omit_unreadable: bool,
+    /// What of the database is taken.
+    #[serde(default, skip_serializing_if = "Selection::is_everything")]
+    pub selection: Selection,
 }
 
 /// What to restore.
@@ -397,7 +404,7 @@ pub enum Finish {
     /// Measurements of a finished dump. A repeat must be equal.
     Backup(Box<BackupMeasurements>),
     /// What a check found.
-    Check(CheckReport),
+    Check(Box<CheckReport>),
     /// What a restore did.
     Restore(Box<RestoreReport>),
 }
@@ -448,10 +455,13 @@ pub struct CheckReport {
     pub size_bytes: u64,
     /// pg_dump that would be used.
     pub pg_dump_version: String,
-    /// What the role cannot read, with the GRANT to run.
+    /// What the role cannot read, with the GRANT to run, and what the selection breaks.
     pub problems: Vec<String>,
     /// What is worth knowing.
     pub warnings: Vec<String>,
+    /// A selection that suits the platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
 }
 
 /// What a restore did.

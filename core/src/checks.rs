@@ -83,7 +83,8 @@ impl CheckJob {
             server_version: report.as_ref().map(|r| r.server_version.clone()),
             size_bytes: report.as_ref().map(|r| r.size_bytes),
             problems: report.as_ref().map(|r| r.problems.clone()).unwrap_or_default(),
-            warnings: report.map(|r| r.warnings).unwrap_or_default(),
+            warnings: report.as_ref().map(|r| r.warnings.clone()).unwrap_or_default(),
+            preset: report.and_then(|r| r.preset),
         }
     }
 
@@ -145,6 +146,7 @@ impl Domain {
             dsn: self.source_dsn(&database).await?,
             allow_private_addresses: self.settings.network.policy().allow_private,
             omit_unreadable: database.omit_unreadable,
+            selection: database.selection,
         })
     }
 

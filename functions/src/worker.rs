@@ -263,7 +263,7 @@ async fn finish(
             job.status()
         }
         (Job::Check(record), Finish::Check(report)) => {
-            domain.finish_check(*record, Ok(report), AssertedBy::Runner).await?
+            domain.finish_check(*record, Ok(*report), AssertedBy::Runner).await?
         }
         (Job::Restore(record), Finish::Restore(report)) => {
             let job = domain.finish_restore(&record, *report).await?;

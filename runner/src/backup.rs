@@ -32,7 +32,8 @@ pub async fn run(
     progress: &Progress,
 ) -> Result<(), Ended> {
     let policy = AddressPolicy { allow_private: instructions.allow_private_addresses };
-    let prepared = dump::prepare(&instructions.dsn, policy, machine, progress).await?;
+    let prepared = dump::prepare(&instructions.dsn, policy, &instructions.selection, machine, progress).await?;
+    prepared.refuse_selection()?;
     if !instructions.omit_unreadable {
         prepared.refuse_unreadable()?;
     }

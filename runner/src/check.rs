@@ -4,16 +4,18 @@ use walwarden_client::worker::JobSession;
 use walwarden_contract::{
     address::AddressPolicy,
     dsn::SslMode,
-    quote::qualified,
+    quote::{ident, qualified},
     worker::{CheckInstructions, CheckReport, Finish},
 };
+
+use walwarden_verifier::annex::Omission;
 
 use crate::{
     config::Machine,
     dump::{self, Prepared},
     fault::Ended,
     progress::{Phase, Progress},
-    source::DEPENDS_ON_OMITTED,
+    source::{DEPENDS_ON_OMITTED, LeftOut},
 };
 
 /// Most problems a report tells.
@@ -27,11 +29,12 @@ pub async fn run(
     progress: &Progress,
 ) -> Result<(), Ended> {
     let policy = AddressPolicy { allow_private: instructions.allow_private_addresses };
-    let prepared = dump::prepare(&instructions.dsn, policy, machine, progress).await?;
-    let report = report(&prepared, instructions.omit_unreadable);
+    let prepared = dump::prepare(&instructions.dsn, policy, &instructions.selection, machine, progress).await?;
+    let mut report = report(&prepared, instructions.omit_unreadable);
+    report.preset = prepared.snapshot.preset().await?;
     prepared.snapshot.release().await;
     progress.enter(Phase::Finishing);
-    session.finish(&Finish::Check(report)).await?;
+    session.finish(&Finish::Check(Box::new(report))).await?;
     Ok(())
 }
 
@@ -47,24 +50,10 @@ fn report(prepared: &Prepared, omit_unreadable: bool) -> CheckReport {
     if omit_unreadable {
         warnings.extend(problems.drain(..).map(|problem| format!("left out, as omitUnreadable says: {problem}")));
     }
-    let also: Vec<String> = left_out
-        .omissions
-        .iter()
-        .filter(|omission| omission.reason == DEPENDS_ON_OMITTED)
-        .map(|omission| format!("{} {}", omission.kind.to_lowercase(), qualified(&omission.schema, &omission.name)))
-        .collect();
-    if !also.is_empty() || !left_out.dependents.is_empty() {
-        let named = also.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
-        let more = also.len().saturating_sub(10) + left_out.dependents.len();
-        let text = match (named.as_str(), more) {
-            ("", more) => format!("{more} constraints or functions"),
-            (named, 0) => named.to_owned(),
-            (named, more) => format!("{named} and {more} more objects"),
-        };
-        let what =
-            if omit_unreadable { "also left out, for it depends on that" } else { "a backup without that also lacks" };
-        warnings.push(format!("{what}: {text}"));
-    }
+    let what =
+        if omit_unreadable { "also left out, for it depends on that" } else { "a backup without that also lacks" };
+    warnings.extend(with_it(left_out).map(|text| format!("{what}: {text}")));
+    problems.extend(prepared.selection_problems().into_iter().take(MAX_PROBLEMS));
     CheckReport {
         server_version: snapshot.version().text.clone(),
         database_name: snapshot.database.clone(),
@@ -72,7 +61,46 @@ fn report(prepared: &Prepared, omit_unreadable: bool) -> CheckReport {
         pg_dump_version: pg_dump.version.clone(),
         problems,
         warnings,
+        preset: None,
     }
+}
+
+/// What is left out with what cannot be read or was not to be taken.
+fn with_it(left_out: &LeftOut) -> Option<String> {
+    let depends = |omission: &&Omission| omission.reason == DEPENDS_ON_OMITTED;
+    let also: Vec<&Omission> = left_out.omissions.iter().filter(depends).collect();
+    let name = |o: &&Omission| format!("{} {}", o.kind.to_lowercase(), qualified(&o.schema, &o.name));
+    let named = also.iter().take(10).map(name).collect::<Vec<_>>().join(", ");
+    // Objects of an excluded schema are among those that depend on it.
+    let more = also.len().saturating_sub(10) + if left_out.schemas.is_empty() { left_out.dependents.len() } else { 0 };
+    match (named.as_str(), more) {
+        ("", 0) => None,
+        ("", more) => Some(format!("{more} constraints or functions")),
+        (named, 0) => Some(named.to_owned()),
+        (named, more) => Some(format!("{named} and {more} more objects")),
+    }
+}
+
+/// What the selection does, a line each.
+fn selected(prepared: &Prepared) -> Vec<String> {
+    let Prepared { chosen, excluded, .. } = prepared;
+    let mut lines = Vec::new();
+    let by_reason = |o: &&Omission| o.reason != DEPENDS_ON_OMITTED;
+    for omission in excluded.left_out.omissions.iter().filter(by_reason).take(20) {
+        let (kind, name) = match omission.kind.as_str() {
+            "SCHEMA" => ("schema", ident(&omission.schema)),
+            "TABLE DATA" => ("rows of table", qualified(&omission.schema, &omission.name)),
+            _ => ("table", qualified(&omission.schema, &omission.name)),
+        };
+        lines.push(format!("not in the backup, as the selection says: {kind} {name}"));
+    }
+    let more = excluded.left_out.omissions.iter().filter(by_reason).count().saturating_sub(20);
+    if more > 0 {
+        lines.push(format!("not in the backup, as the selection says: {more} more"));
+    }
+    lines.extend(with_it(&excluded.left_out).map(|text| format!("nor what depends on that: {text}")));
+    lines.extend(chosen.idle.iter().take(20).map(|name| format!("nothing is called as the selection says in {name}")));
+    lines
 }
 
 fn warnings(prepared: &Prepared) -> Vec<String> {
@@ -84,6 +112,7 @@ fn warnings(prepared: &Prepared) -> Vec<String> {
             snapshot.version().major()
         ));
     }
+    warnings.extend(selected(prepared));
     warnings.extend(pg_dump.below_floor());
     for keyword in snapshot.ignored_keywords() {
         warnings.push(format!("the connection string's keyword {keyword} does nothing here"));

@@ -20,7 +20,14 @@ use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use walwarden_contract::{address::AddressPolicy, failure::FailureClass, secret::Secret, worker::CompressionSetting};
+use walwarden_contract::{
+    address::AddressPolicy,
+    failure::FailureClass,
+    quote::{ident, qualified},
+    secret::Secret,
+    selection::Selection,
+    worker::CompressionSetting,
+};
 use walwarden_verifier::{
     annex::Omission,
     archive::{ArchiveError, RowKey, Rule, TocEntry},
@@ -33,7 +40,7 @@ use crate::{
     pg_dump::{self, Ender, Invocation, PgDump, Process, Wishes},
     pipeline::{self, Codec, Outcome, PipelineError},
     progress::{Phase, Progress},
-    source::{self, Facts, LeftOut, ObjectAddress, ServerVersion, Session, Snapshot, Unreadable},
+    source::{self, Chosen, Excluded, Facts, LeftOut, ObjectAddress, ServerVersion, Session, Snapshot, Unreadable},
 };
 
 /// The catalogue of a database with ten thousand tables is read in a second; a server that is alive and silent must not
@@ -57,7 +64,11 @@ pub struct Prepared {
     pub snapshot: Snapshot,
     /// What was read in it.
     pub facts: Facts,
-    /// What the role may not read.
+    /// What the selection does not take.
+    pub chosen: Chosen,
+    /// What a backup leaves out by that.
+    pub excluded: Excluded,
+    /// What the role may not read of the rest.
     pub unreadable: Unreadable,
     /// What a backup without that leaves out.
     pub left_out: LeftOut,
@@ -121,10 +132,11 @@ impl Dumped {
 pub async fn prepare(
     dsn: &Secret,
     policy: AddressPolicy,
+    selection: &Selection,
     machine: &Machine,
     progress: &Progress,
 ) -> Result<Prepared, Fault> {
-    match timeout(PREPARE_TIMEOUT, inspect(dsn, policy, machine, progress)).await {
+    match timeout(PREPARE_TIMEOUT, inspect(dsn, policy, selection, machine, progress)).await {
         Ok(result) => result,
         Err(_) => Err(Fault::new(FailureClass::SourceUnreachable, "the server took too long to describe itself")),
     }
@@ -133,6 +145,7 @@ pub async fn prepare(
 async fn inspect(
     dsn: &Secret,
     policy: AddressPolicy,
+    selection: &Selection,
     machine: &Machine,
     progress: &Progress,
 ) -> Result<Prepared, Fault> {
@@ -162,10 +175,12 @@ async fn inspect(
     progress.enter(Phase::Inspecting);
     let snapshot = Snapshot::open(session).await?;
     let facts = snapshot.facts().await?;
-    let unreadable = snapshot.unreadable().await?;
+    let chosen = snapshot.chosen(selection).await?;
+    let excluded = snapshot.excluded(&chosen).await?;
+    let unreadable = snapshot.unreadable(&chosen).await?;
     let left_out = snapshot.left_out(&unreadable).await?;
     progress.expect(facts.size_bytes);
-    Ok(Prepared { snapshot, facts, unreadable, left_out, pg_dump, opaque })
+    Ok(Prepared { snapshot, facts, chosen, excluded, unreadable, left_out, pg_dump, opaque })
 }
 
 /// The setting asked for, or what suits the server: every pg_restore from 16 that was built with zstd reads zstd, older
@@ -199,6 +214,31 @@ impl Prepared {
         refuse(&self.unreadable)
     }
 
+    /// Refuses a selection whose backup could not be restored, or would lack what was asked for.
+    pub fn refuse_selection(&self) -> Result<(), Fault> {
+        let problems = self.selection_problems();
+        match problems.first() {
+            None => Ok(()),
+            Some(first) if problems.len() == 1 => Err(Fault::new(FailureClass::SourceSelection, first)),
+            Some(first) => {
+                let what = format!("{} problems of the selection, the first: {first}", problems.len());
+                Err(Fault::new(FailureClass::SourceSelection, what))
+            }
+        }
+    }
+
+    /// What the selection breaks, one a line with what to do.
+    pub fn selection_problems(&self) -> Vec<String> {
+        let missing = self.chosen.missing.iter().map(|name| {
+            format!("schema {} is selected and does not exist: take it out of schemas, or make it", ident(name))
+        });
+        let needed = self.excluded.needed.iter().map(|table| {
+            let name = qualified(&table.schema, &table.name);
+            format!("table {name} needs something that is excluded: exclude the table too, or not what it needs")
+        });
+        missing.chain(needed).collect()
+    }
+
     /// Dumps into `sink`. `private` is the job's own directory. Dropping the future ends pg_dump.
     pub async fn dump<S: Sink>(
         self,
@@ -208,17 +248,17 @@ impl Prepared {
         private: &Path,
         progress: &Progress,
     ) -> Result<Dumped, Fault> {
-        let Self { snapshot, mut facts, unreadable, mut left_out, pg_dump, opaque } = self;
-        if !plan.omit_unreadable {
-            refuse(&unreadable)?;
-            left_out = LeftOut::default();
-        }
+        self.refuse_selection()?;
+        let Self { snapshot, mut facts, excluded, unreadable, left_out, pg_dump, opaque, .. } = self;
+        let mut left_out = match plan.omit_unreadable {
+            true => excluded.left_out.and(left_out),
+            false => {
+                refuse(&unreadable)?;
+                excluded.left_out
+            }
+        };
         for omission in &left_out.omissions {
-            tracing::warn!(
-                kind = omission.kind,
-                reason = omission.reason,
-                "leaving out something the role may not read"
-            );
+            tracing::warn!(kind = omission.kind, reason = omission.reason, "leaving out something");
         }
         facts.omissions.append(&mut left_out.omissions);
         let codec = match (opaque, codec(plan.compression)) {
@@ -234,8 +274,11 @@ impl Prepared {
         let invocation = Invocation::new(&pg_dump, snapshot.endpoint(), &snapshot.id, wishes, private).map_err(
             |error| match error.kind() {
                 io::ErrorKind::ArgumentListTooLong => {
-                    let what = format!("{}: more than pg_dump can be told to leave out", unreadable.summary());
-                    Fault::new(FailureClass::SourcePermission, what)
+                    let (class, why) = match unreadable.is_empty() {
+                        true => (FailureClass::SourceSelection, "the selection excludes".to_owned()),
+                        false => (FailureClass::SourcePermission, unreadable.summary() + ":"),
+                    };
+                    Fault::new(class, format!("{why} more than pg_dump can be told to leave out"))
                 }
                 _ => Fault::internal("preparing pg_dump", error),
             },

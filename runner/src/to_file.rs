@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use serde_json::json;
-use walwarden_contract::{address::AddressPolicy, exit::ExitCode, secret::Secret, worker::CompressionSetting};
+use walwarden_contract::{
+    address::AddressPolicy, exit::ExitCode, secret::Secret, selection::Selection, worker::CompressionSetting,
+};
 
 use crate::{
     annex,
@@ -117,7 +119,8 @@ async fn dump(
         .tempdir_in(&machine.work_dir)
         .map_err(|e| Fault::internal("creating a private directory", e))?;
     let progress = Progress::default();
-    let prepared = dump::prepare(dsn, AddressPolicy { allow_private: true }, machine, &progress).await?;
+    let prepared =
+        dump::prepare(dsn, AddressPolicy { allow_private: true }, &Selection::default(), machine, &progress).await?;
     let compression = dump::compression(options.compression, prepared.snapshot.version().major())?;
     let plan = Plan {
         compression,

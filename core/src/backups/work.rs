@@ -168,6 +168,7 @@ impl Domain {
             max_bytes: database.max_bytes,
             max_hours: database.max_hours,
             omit_unreadable: database.omit_unreadable,
+            selection: database.selection,
         })
     }
 

@@ -9,6 +9,7 @@ use walwarden_contract::{
     errors::ErrorCode,
     ids::{BackupId, CheckId, DatabaseId, DestinationId, JobId, OrgId},
     secret::Secret,
+    selection::Selection,
     states::CheckState,
     time,
     worker::CompressionSetting,
@@ -68,6 +69,9 @@ pub struct DatabaseRecord {
     /// Whether it is backed up without what the role cannot read.
     #[serde(default)]
     pub omit_unreadable: bool,
+    /// What of it is backed up.
+    #[serde(default)]
+    pub selection: Selection,
     /// The newest source check.
     pub check_id: Option<CheckId>,
     /// Snapshot time of the newest completed backup.
@@ -97,6 +101,7 @@ impl DatabaseRecord {
         note("maxBytes", replace(&mut self.max_bytes, settings.max_bytes));
         note("maxHours", replace(&mut self.max_hours, settings.max_hours));
         note("omitUnreadable", replace(&mut self.omit_unreadable, settings.omit_unreadable));
+        note("selection", replace(&mut self.selection, settings.selection));
         changed
     }
 }
@@ -121,8 +126,9 @@ impl Domain {
             max_bytes: request.max_bytes,
             max_hours: request.max_hours,
             omit_unreadable: request.omit_unreadable,
+            selection: request.selection,
         };
-        check_settings(&settings)?;
+        let settings = checked(settings)?;
         let id = DatabaseId::new(self.edge.now_ms() as u64, self.edge.random());
         let context = dsn_context(&who.org, &id);
         let check = CheckJob::new(self, &who.org, &id);
@@ -141,6 +147,7 @@ impl Domain {
             max_bytes: settings.max_bytes.unwrap_or(DEFAULT_MAX_BYTES),
             max_hours: settings.max_hours.unwrap_or(DEFAULT_MAX_HOURS),
             omit_unreadable: settings.omit_unreadable.unwrap_or_default(),
+            selection: settings.selection.unwrap_or_default(),
             check_id: Some(check.id.clone()),
             protected_until: None,
             last_completed_backup_id: None,
@@ -231,7 +238,7 @@ impl Domain {
         id: &DatabaseId,
         request: UpdateDatabaseRequest,
     ) -> Result<Database> {
-        check_settings(&request)?;
+        let request = checked(request)?;
         let mut record = self.database(&who.org, id).await?;
         let changed = record.body.set(request);
         if !changed.is_empty() {
@@ -280,6 +287,7 @@ fn database_view(record: &DatabaseRecord, check: Option<SourceCheck>) -> Databas
         max_bytes: record.max_bytes,
         max_hours: record.max_hours,
         omit_unreadable: record.omit_unreadable,
+        selection: record.selection.clone(),
         check,
         protected_until: record.protected_until.clone(),
         last_completed_backup_id: record.last_completed_backup_id.clone(),
@@ -316,7 +324,8 @@ fn replace<T: PartialEq>(place: &mut T, value: Option<T>) -> bool {
     }
 }
 
-fn check_settings(settings: &UpdateDatabaseRequest) -> Result<()> {
+/// Settings that can be kept, in the form in which they are.
+fn checked(mut settings: UpdateDatabaseRequest) -> Result<UpdateDatabaseRequest> {
     if settings.retention_days.is_some_and(|days| !(1..=3650).contains(&days)) {
         return Err(invalid("retentionDays must be 1 to 3650"));
     }
@@ -331,7 +340,12 @@ fn check_settings(settings: &UpdateDatabaseRequest) -> Result<()> {
     if settings.max_bytes == Some(0) || settings.max_hours.is_some_and(|h| h == 0 || h > 24 * 30) {
         return Err(invalid("maxBytes must be at least 1, maxHours 1 to 720"));
     }
-    Ok(())
+    if let Some(selection) = &mut settings.selection {
+        *selection = selection.canonical().map_err(|error| {
+            DomainError::refused(ErrorCode::InvalidRequest, format!("selection: {error}"), error.hint)
+        })?;
+    }
+    Ok(settings)
 }
 
 fn invalid(message: &str) -> DomainError {

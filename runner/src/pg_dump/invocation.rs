@@ -72,6 +72,7 @@ impl Invocation {
             format!("--lock-wait-timeout={}", lock_wait.as_millis()),
             format!("--dbname=dbname={} {KEEPALIVES}", quote::conninfo(&endpoint.database)),
         ];
+        options.extend(left_out.schemas.iter().map(|pattern| format!("--exclude-schema={pattern}")));
         options.extend(left_out.tables.iter().map(|pattern| format!("--exclude-table={pattern}")));
         options.extend(left_out.data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
         options.extend(left_out.large_objects.then(|| "--no-blobs".to_owned()));
@@ -151,6 +152,7 @@ mod tests {
     fn arguments_hold_no_secret_and_the_environment_is_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let left_out = LeftOut {
+            schemas: vec![r#""x.y""#.into()],
             tables: vec![r#""a"."b""#.into()],
             data: vec![r#""a"."c""#.into()],
             large_objects: true,
@@ -167,6 +169,7 @@ mod tests {
                 "--snapshot=00000003-1",
                 "--lock-wait-timeout=120000",
                 r"--dbname=dbname='odd=\'name\\' keepalives_idle=60 keepalives_interval=10 keepalives_count=6",
+                r#"--exclude-schema="x.y""#,
                 r#"--exclude-table="a"."b""#,
                 r#"--exclude-table-data="a"."c""#,
                 "--no-blobs",

@@ -1,5 +1,6 @@
 //! The source database: reached at one checked address, read in one exported snapshot.
 
+mod chosen;
 mod dial;
 mod facts;
 mod message;
@@ -12,8 +13,9 @@ mod text;
 mod tls;
 mod version;
 
+pub use chosen::Chosen;
 pub use facts::{Facts, ObjectAddress};
-pub use omit::{DEPENDS_ON_OMITTED, LeftOut, dependent};
+pub use omit::{DEPENDS_ON_OMITTED, Excluded, LeftOut, dependent};
 pub use readable::Unreadable;
 pub use roles::{Roles, named_in_acl};
 pub use session::{APPLICATION_NAME, Endpoint, Session};

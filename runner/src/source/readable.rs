@@ -47,9 +47,22 @@ pub struct Relation {
     pub name: String,
 }
 
+/// A relation that cannot be read, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    relation: Relation,
+    is_sequence: bool,
+    /// Its schema can be used.
+    usable: bool,
+    readable: bool,
+    /// Row security hides rows of it.
+    hidden: bool,
+}
+
 /// What the role cannot read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Unreadable {
+    all: Vec<Found>,
     /// Schemas without USAGE that hold something to dump.
     pub schemas: BTreeSet<String>,
     /// Tables without SELECT, by schema.
@@ -71,37 +84,67 @@ pub struct Unreadable {
 pub(super) async fn read(client: &Client) -> Result<Unreadable, Error> {
     let mut unreadable = Unreadable::default();
     for row in client.query(RELATIONS, &[]).await? {
-        let (schema, name, kind) = (row.text(0)?, row.text(1)?, row.text(2)?);
         // Null where the relation was dropped this moment: pg_dump will tell.
         let may = |column| row.try_get::<_, Option<bool>>(column).map(|may| may.unwrap_or(true));
-        let relation = Relation { oid: row.try_get(6)?, schema: schema.clone(), name: name.clone() };
-        let (usable, readable) = (may(3)?, may(4)?);
-        let hidden = row.try_get::<_, Option<bool>>(5)? == Some(true);
-        if !usable {
-            unreadable.schemas.insert(schema.clone());
-        }
-        if hidden {
-            unreadable.row_security.push((schema.clone(), name.clone()));
-        }
-        match (usable && readable, kind.as_str()) {
-            (false, "S") => unreadable.positions.push(relation),
-            (false, _) => unreadable.relations.push(relation),
-            (true, _) => unreadable.hidden.push(relation),
-        }
-        if !readable {
-            let by_schema = if kind == "S" { &mut unreadable.sequences } else { &mut unreadable.tables };
-            by_schema.entry(schema).or_default().push(name);
-        }
+        unreadable.all.push(Found {
+            relation: Relation { oid: row.try_get(6)?, schema: row.text(0)?, name: row.text(1)? },
+            is_sequence: row.text(2)? == "S",
+            usable: may(3)?,
+            readable: may(4)?,
+            hidden: row.try_get::<_, Option<bool>>(5)? == Some(true),
+        });
     }
+    unreadable.sort_out();
     let count: i64 = client.query_one(LARGE_OBJECTS, &[]).await?.try_get(0)?;
     unreadable.large_objects = count.unsigned_abs();
     Ok(unreadable)
 }
 
 impl Unreadable {
+    fn sort_out(&mut self) {
+        let all: Vec<Found> = std::mem::take(&mut self.all)
+            .into_iter()
+            .filter(|found| !found.usable || !found.readable || found.hidden)
+            .collect();
+        *self = Self { large_objects: self.large_objects, ..Self::default() };
+        for Found { relation, is_sequence, usable, readable, hidden } in &all {
+            let (schema, name) = (relation.schema.clone(), relation.name.clone());
+            if !usable {
+                self.schemas.insert(schema.clone());
+            }
+            if *hidden {
+                self.row_security.push((schema.clone(), name.clone()));
+            }
+            match (usable & readable, is_sequence) {
+                (false, true) => self.positions.push(relation.clone()),
+                (false, false) => self.relations.push(relation.clone()),
+                (true, _) => self.hidden.push(relation.clone()),
+            }
+            if !readable {
+                let by_schema = if *is_sequence { &mut self.sequences } else { &mut self.tables };
+                by_schema.entry(schema).or_default().push(name);
+            }
+        }
+        self.all = all;
+    }
+
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Takes out what need not be read.
+    pub(super) fn forget(&mut self, of_no_matter: impl Fn(&Relation) -> bool) {
+        self.all.retain(|found| !of_no_matter(&found.relation));
+        self.sort_out();
+    }
+
+    /// Takes out tables of which no rows need be read.
+    pub(super) fn forget_rows(&mut self, of_no_matter: impl Fn(&Relation) -> bool) {
+        for found in self.all.iter_mut().filter(|found| of_no_matter(&found.relation)) {
+            found.hidden = false;
+        }
+        self.sort_out();
     }
 
     /// One problem a line, each with what to run. `role` is who dumps.

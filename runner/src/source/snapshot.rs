@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use walwarden_contract::time;
+use walwarden_contract::{
+    selection::{Preset, Selection},
+    time,
+};
 
 use super::{
+    chosen::{self, Chosen},
     facts::{self, Facts},
-    omit::{self, LeftOut},
+    omit::{self, Excluded, LeftOut},
     readable::{self, Unreadable},
     session::{Endpoint, Session},
     text::Columns,
@@ -77,14 +81,34 @@ impl Snapshot {
         facts::read(&self.session.client, self.version()).await.map_err(|e| self.session.fault(e))
     }
 
-    /// What pg_dump would have to read and the role may not. Call after [`Self::facts`].
-    pub async fn unreadable(&self) -> Result<Unreadable, Fault> {
-        readable::read(&self.session.client).await.map_err(|e| self.session.fault(e))
+    /// What a selection does not take. Call after [`Self::facts`].
+    pub async fn chosen(&self, selection: &Selection) -> Result<Chosen, Fault> {
+        Chosen::read(&self.session.client, selection).await.map_err(|e| self.session.fault(e))
+    }
+
+    /// What a backup leaves out by that, and what it cannot leave out.
+    pub async fn excluded(&self, chosen: &Chosen) -> Result<Excluded, Fault> {
+        omit::excluded(&self.session.client, chosen).await.map_err(|e| self.session.fault(e))
+    }
+
+    /// What pg_dump would have to read and the role may not.
+    pub async fn unreadable(&self, chosen: &Chosen) -> Result<Unreadable, Fault> {
+        let read = async {
+            let mut unreadable = readable::read(&self.session.client).await?;
+            chosen.excuse(&self.session.client, &mut unreadable).await?;
+            Ok(unreadable)
+        };
+        read.await.map_err(|e| self.session.fault(e))
     }
 
     /// What a backup without that leaves out.
     pub async fn left_out(&self, unreadable: &Unreadable) -> Result<LeftOut, Fault> {
-        omit::read(&self.session.client, unreadable).await.map_err(|e| self.session.fault(e))
+        omit::unreadable(&self.session.client, unreadable).await.map_err(|e| self.session.fault(e))
+    }
+
+    /// A selection that suits the platform.
+    pub async fn preset(&self) -> Result<Option<Preset>, Fault> {
+        chosen::preset(&self.session.client).await.map_err(|e| self.session.fault(e))
     }
 
     /// Lets go of the snapshot: pg_dump has its own hold on it. That the session has died meanwhile matters no more.
