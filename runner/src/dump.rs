@@ -258,7 +258,11 @@ impl Prepared {
             }
         };
         for omission in &left_out.omissions {
-            tracing::warn!(kind = omission.kind, reason = omission.reason, "leaving out something");
+            if omission.reason == source::EXCLUDED {
+                tracing::info!(kind = omission.kind, "leaving out what the selection excludes");
+            } else {
+                tracing::warn!(kind = omission.kind, reason = omission.reason, "leaving out something");
+            }
         }
         facts.omissions.append(&mut left_out.omissions);
         let codec = match (opaque, codec(plan.compression)) {

@@ -15,7 +15,7 @@ mod version;
 
 pub use chosen::Chosen;
 pub use facts::{Facts, ObjectAddress};
-pub use omit::{DEPENDS_ON_OMITTED, Excluded, LeftOut, dependent};
+pub use omit::{DEPENDS_ON_OMITTED, EXCLUDED, Excluded, LeftOut, dependent};
 pub use readable::Unreadable;
 pub use roles::{Roles, named_in_acl};
 pub use session::{APPLICATION_NAME, Endpoint, Session};

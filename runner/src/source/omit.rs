@@ -12,7 +12,8 @@ use super::{chosen::Chosen, facts::ObjectAddress, readable::Unreadable, text::Co
 /// Why something is not in an archive, as the annex says it.
 const NOT_READABLE: &str = "notReadable";
 const ROW_SECURITY: &str = "rowSecurity";
-const EXCLUDED: &str = "excluded";
+/// The reason of what the selection does not take.
+pub const EXCLUDED: &str = "excluded";
 /// The reason of what is of no use without something that is left out.
 pub const DEPENDS_ON_OMITTED: &str = "dependsOnOmitted";
 

@@ -73,6 +73,96 @@ fn what_a_role_may_not_read_is_left_out_only_where_that_was_asked_for() {
     assert_eq!(postgres.query_one("partly_copy", counts).unwrap(), "100 0");
 }
 
+/// Names that mean something to pg_dump's patterns, with neighbours that such a pattern would take as well.
+const CHOSEN: &str = r#"
+    CREATE SCHEMA app;
+    CREATE SCHEMA "od""d.*";
+    CREATE SCHEMA odddx;
+    CREATE SCHEMA "scr atch";
+    CREATE TABLE "od""d.*".t (id integer);
+    CREATE TABLE odddx.t (id integer);
+    CREATE TABLE app.events (id integer PRIMARY KEY, payload text);
+    CREATE TABLE app.notes (id integer PRIMARY KEY, event integer REFERENCES app.events);
+    CREATE TABLE app.parted (id integer) PARTITION BY RANGE (id);
+    CREATE TABLE app.parted_1 PARTITION OF app.parted FOR VALUES FROM (0) TO (100);
+    CREATE TABLE "scr atch".parted_2 PARTITION OF app.parted FOR VALUES FROM (100) TO (200);
+    CREATE VIEW app.on_parted AS SELECT count(*) FROM app.parted;
+    CREATE TABLE app."Ev?nts|a.b$" (id integer);
+    CREATE TABLE app."evants" (id integer);
+    CREATE FUNCTION "scr atch".touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER touched BEFORE UPDATE ON app.notes FOR EACH ROW EXECUTE FUNCTION "scr atch".touch();
+    CREATE TABLE "scr atch".junk (id integer GENERATED ALWAYS AS IDENTITY);
+    INSERT INTO app.events SELECT n, 'rows that are too many' FROM generate_series(1, 100) n;
+    INSERT INTO app.notes SELECT n, n FROM generate_series(1, 100) n;
+    INSERT INTO app.parted SELECT generate_series(1, 150);
+    INSERT INTO app."Ev?nts|a.b$" VALUES (1);
+    INSERT INTO app.evants VALUES (1);
+    INSERT INTO "scr atch".junk SELECT FROM generate_series(1, 10);"#;
+
+#[test]
+fn what_a_selection_does_not_take_is_said_everywhere_and_the_rest_is_restored() {
+    let stack = Stack::shared();
+    let postgres = Postgres::start(*Postgres::majors_available().first().expect("a Postgres")).unwrap();
+    postgres.create_database("chosen").unwrap();
+    postgres.run_sql("chosen", CHOSEN).unwrap();
+    let selection = json!({
+        "excludeSchemas": ["\"scr atch\"", "\"od\"\"d.*\""],
+        "excludeTables": ["APP.Parted", "app.\"Ev?nts|a.b$\"", "app.not_there"],
+        "excludeTableData": ["app.events"],
+    });
+    let database = stack.add_database("chosen", &postgres.dsn("chosen"), json!({ "selection": selection }));
+    let shown = stack.api.get(&format!("/api/v1/databases/{database}")).ok();
+    assert_eq!(shown["selection"]["excludeTables"][2], "app.parted", "in its one form: {shown:#}");
+    let warnings: Vec<&str> = shown["check"]["warnings"].as_array().unwrap().iter().filter_map(|w| w.as_str()).collect();
+    for said in [
+        r#"not in the backup, as the selection says: schema "scr atch""#,
+        r#"not in the backup, as the selection says: table "app"."parted""#,
+        r#"not in the backup, as the selection says: rows of table "app"."events""#,
+        "nothing is called as the selection says in excludeTables: app.not_there",
+    ] {
+        assert!(warnings.contains(&said), "{said} in {warnings:#?}");
+    }
+    assert!(warnings.iter().any(|w| w.starts_with(r#"nor what depends on that: view "app"."on_parted""#)), "{warnings:#?}");
+
+    let backup = stack.back_up(&database);
+    let bundle = stack.published_bundle(&backup);
+    let evidence = Verification::of(&bundle, &stack.public_keys());
+    evidence.with("artifact", &stack.artifact(&backup)).with("annex", &stack.annex(&backup)).passes();
+    let issued = stack.issue(&backup, Some("chosen_copy"));
+    let planned = Restore::new(&stack.api.url, &issued, &postgres);
+    let planned = planned.args(&["--created-database", "chosen_copy", "--plan", "--json"]).run();
+    let plan = &planned.documents().pop().expect("a plan")["plan"];
+    let omission = |o: &serde_json::Value| {
+        let part = |name: &str| o[name].as_str().unwrap_or_default().to_owned();
+        format!("{} {} {}: {}", part("kind"), part("schema"), part("name"), part("reason"))
+    };
+    let mut omissions: Vec<String> = plan["omissions"].as_array().expect("omissions").iter().map(omission).collect();
+    omissions.sort_unstable();
+    let expected = [
+        "FK CONSTRAINT app notes notes_event_fkey: dependsOnOmitted",
+        r#"SCHEMA od"d.* od"d.*: excluded"#,
+        "SCHEMA scr atch scr atch: excluded",
+        "TABLE DATA app events: excluded",
+        r"TABLE app Ev?nts|a.b$: excluded",
+        "TABLE app parted: excluded",
+        "TABLE app parted_1: excluded",
+        "TRIGGER app notes touched: dependsOnOmitted",
+        "VIEW app on_parted: dependsOnOmitted",
+    ];
+    assert_eq!(omissions, expected);
+    assert_eq!(backup.job["artifact"]["omissions"], expected.len(), "{:#}", backup.job);
+
+    let restore = Restore::new(&stack.api.url, &issued, &postgres);
+    restore.args(&["--created-database", "chosen_copy", "--prove"]).run().is_identical();
+    let there = "SELECT string_agg(relname || ' ' || relkind::text, ', ' ORDER BY relname COLLATE \"C\") FROM pg_class
+                 WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_|^info') AND relkind <> 'i'";
+    assert_eq!(postgres.query_one("chosen_copy", there).unwrap(), "evants r, events r, notes r, t r");
+    let counts = "SELECT (SELECT count(*) FROM app.events) || ' ' || (SELECT count(*) FROM app.notes) || ' '
+                  || (SELECT count(*) FROM pg_trigger WHERE tgname = 'touched') || ' '
+                  || (SELECT count(*) FROM pg_constraint WHERE contype = 'f')";
+    assert_eq!(postgres.query_one("chosen_copy", counts).unwrap(), "0 100 0 0");
+}
+
 #[test]
 fn an_archive_that_nobody_read_is_kept_and_restored_and_never_called_identical() {
     let major = *Postgres::majors_available().first().expect("a Postgres");
