@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Backup, Postgres, Server, error, postgres, restore, said, same_schema, sample, states};
+use support::{Backup, Postgres, Server, error, events, postgres, restore, said, same_schema, sample, states};
 
 fn compress(major: u32) -> &'static str {
     if major == 17 { "--compress=zstd:3" } else { "-Z6" }
@@ -114,20 +114,112 @@ fn in_place_replaces_what_is_there_and_leaves_the_rest() {
     assert_eq!((code.as_str(), output.status.code()), ("plan_refused", Some(2)));
     assert!(text.contains("public.since") && text.contains("DROP VIEW"), "{text}");
 
-    postgres.run("source", "DROP VIEW public.since; CREATE TYPE sample.since AS ENUM ('a'); CREATE FUNCTION sample.since() RETURNS int LANGUAGE sql RETURN 1");
+    // Whatever else keeps something from being dropped: said, too.
+    postgres.run(
+        "source",
+        "DROP VIEW public.since; CREATE TABLE public.uses (m sample.mood); DELETE FROM sample.orders WHERE id > 10",
+    );
     let output =
         restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
     let (code, text) = error(&output);
     assert_eq!(code, "plan_refused");
-    assert!(text.contains("DROP TYPE") && text.contains("DROP FUNCTION"), "{text}");
+    assert!(text.contains("column m of public.uses is not in the backup and depends on sample.mood"), "{text}");
+    assert_eq!(server.behaviour.claims.load(std::sync::atomic::Ordering::Relaxed), 1);
 
     // What only pg_restore finds out changes nothing.
-    postgres.run("source", "DROP TYPE sample.since; DROP FUNCTION sample.since; CREATE TABLE public.uses (m sample.mood); DELETE FROM sample.orders WHERE id > 10");
+    postgres.run("source", "DROP TABLE public.uses; CREATE CAST (sample.mood AS text) WITH INOUT");
     let output =
         restore(&server, &backup, &target, "in_place", work.path()).arg("--confirm-destructive").output().unwrap();
     assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_failed", Some(3)), "{}", said(&output));
     assert_eq!(postgres.one("source", "SELECT count(*) FROM sample.orders"), "10");
     assert_eq!(server.reported().last().unwrap()["class"], "target_failed");
+}
+
+/// What has been made since the backup: some of it in the way, some of it not, some of it gone with its table.
+#[test]
+fn what_was_made_since_stays_goes_or_is_dropped_when_that_is_said() {
+    let postgres = Postgres::start(postgres::usual_major());
+    postgres.run("postgres", "CREATE DATABASE source");
+    postgres.run(
+        "source",
+        "CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('a', 'b');
+         CREATE TABLE app.t (id integer PRIMARY KEY, m app.mood, old text);
+         CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TABLE app.parted (id integer) PARTITION BY RANGE (id);
+         CREATE TABLE app.parted_1 PARTITION OF app.parted FOR VALUES FROM (0) TO (10);
+         INSERT INTO app.t SELECT n, 'a' FROM generate_series(1, 10) n; INSERT INTO app.parted VALUES (1)",
+    );
+    let backup = Backup::of(&postgres, "source", "-Z6");
+    postgres.run(
+        "source",
+        "CREATE VIEW app.since AS SELECT id, m FROM app.t; CREATE VIEW public.on_since AS SELECT * FROM app.since;
+         CREATE MATERIALIZED VIEW public.stored AS SELECT * FROM app.t;
+         CREATE TABLE app.new (id integer, t integer REFERENCES app.t, kept text DEFAULT 'x');
+         CREATE TRIGGER touched BEFORE UPDATE ON app.new FOR EACH ROW EXECUTE FUNCTION app.touch();
+         CREATE TRIGGER goes BEFORE UPDATE ON app.t FOR EACH ROW EXECUTE FUNCTION app.touch();
+         CREATE FUNCTION app.of(app.t) RETURNS integer LANGUAGE sql AS 'SELECT $1.id';
+         CREATE FUNCTION app.harmless() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+         CREATE TABLE app.parted_2 PARTITION OF app.parted FOR VALUES FROM (10) TO (20); INSERT INTO app.parted VALUES (11);
+         ALTER TABLE app.t ADD nick text; ALTER TABLE app.t RENAME old TO older;
+         INSERT INTO app.new VALUES (1, 3); DELETE FROM app.t WHERE id > 5; INSERT INTO app.t VALUES (77, 'b')",
+    );
+    let server = Server::start(&backup);
+    let work = tempfile::tempdir().unwrap();
+    let target = postgres.dsn("source");
+    let run = |more: &[&str]| {
+        let mut command = restore(&server, &backup, &target, "in_place", work.path());
+        command.arg("--confirm-destructive").args(more).output().unwrap()
+    };
+    let before =
+        postgres.one("source", "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE oid >= 16384");
+    let refused = run(&[]);
+    assert_eq!((error(&refused).0.as_str(), refused.status.code()), ("plan_refused", Some(2)), "{}", said(&refused));
+    let text = said(&refused);
+    for name in [
+        "view app.since",
+        "view public.on_since",
+        "materialized view public.stored",
+        "foreign key new_t_fkey of app.new",
+        "trigger touched of app.new",
+        "function app.of(app.t)",
+        "--drop-dependents",
+    ] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    assert!(!text.contains("harmless is") && !text.contains("trigger goes"), "{text}");
+    assert_eq!(
+        before,
+        postgres.one("source", "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE oid >= 16384")
+    );
+
+    let plan = run(&["--drop-dependents", "--plan"]);
+    assert!(plan.status.success(), "{}", said(&plan));
+    let plan = &events(&plan).pop().unwrap()["plan"];
+    let definitions: Vec<&str> =
+        plan["dropped"].as_array().unwrap().iter().filter_map(|d| d["definition"].as_str()).collect();
+    assert_eq!(definitions.len(), 6, "{plan:#}");
+    let notes = plan["notes"].to_string();
+    for note in [
+        "not in the backup, and dropped with the table that they are partitions of: app.parted_2",
+        "not in the backup, stay as they are: app.new, view app.since",
+        "columns that the backup has not, lost with their contents: app.t.older, app.t.nick",
+        "columns that are gone or renamed, made again: app.t.old",
+    ] {
+        assert!(notes.contains(note) || note.contains("view app.since"), "{note}: {notes}");
+    }
+    assert_eq!(server.behaviour.claims.load(std::sync::atomic::Ordering::Relaxed), 0);
+
+    let restored = run(&["--drop-dependents", "--prove"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    assert_eq!(server.reported().last().unwrap()["proof"]["result"], "identical", "{}", said(&restored));
+    let now = "SELECT (SELECT count(*) FROM app.t) || ' ' || (SELECT count(*) FROM app.parted) || ' ' || app.harmless() || ' '
+                   || (SELECT kept FROM app.new) || ' ' || count(*) FROM pg_class
+                WHERE relname IN ('since', 'on_since', 'stored', 'parted_2')";
+    assert_eq!(postgres.one("source", now), "10 1 1 x 0");
+    // And made again by what the plan said, views in the order in which they depend on each other.
+    for definition in definitions.iter().rev().filter(|definition| !definition.contains("stored")) {
+        postgres.run("source", definition);
+    }
 }
 
 #[test]

@@ -246,9 +246,8 @@ impl Dsn {
 
 /// Whether `text` begins with a URI's scheme. A value further on may hold `://` itself.
 fn is_uri(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, _)| {
-        scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
-    })
+    text.split_once("://")
+        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')))
 }
 
 fn decode(text: &str) -> Result<String, DsnError> {

@@ -80,6 +80,9 @@ pub struct RestoreArguments {
     /// Let functions that run with their owner's rights be called by whom they were, though their owner is another here.
     #[arg(long)]
     pub adopt_definers: bool,
+    /// In place: drop what has been made since the backup and depends on what is to be dropped, such as a view.
+    #[arg(long)]
+    pub drop_dependents: bool,
     /// The server; else WALWARDEN_BASE_URL.
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
@@ -127,6 +130,7 @@ impl RestoreArguments {
             (self.exact, "--exact"),
             (self.no_create_roles, "--no-create-roles"),
             (self.adopt_definers, "--adopt-definers"),
+            (self.drop_dependents, "--drop-dependents"),
             (self.json, "--json"),
         ];
         words.extend(switches.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));

@@ -16,14 +16,14 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// Makes the roles the plan makes, all or none.
-pub async fn make_roles(prepared: &Prepared<'_>) -> Result<(), Failure> {
+/// Makes the roles that the plan makes and drops what it drops first: all of it or nothing.
+pub async fn before(prepared: &Prepared<'_>) -> Result<(), Failure> {
     if prepared.plan.before.is_empty() {
         return Ok(());
     }
-    all_or_nothing(&prepared.control, &prepared.plan.before)
-        .await
-        .map_err(|error| database::failed("make the roles that the backup refers to", &error))
+    all_or_nothing(&prepared.control, &prepared.plan.before).await.map_err(|error| {
+        database::failed("make the roles that the backup refers to, or drop what is in the way", &error)
+    })
 }
 
 /// Drops them again, as far as nothing else depends on them; gives those that stay.

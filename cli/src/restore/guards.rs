@@ -221,6 +221,7 @@ pub fn check_download(
         (!arguments.leave_out.is_empty(), "--leave-out"),
         (arguments.no_create_roles, "--no-create-roles"),
         (arguments.adopt_definers, "--adopt-definers"),
+        (arguments.drop_dependents, "--drop-dependents"),
         (arguments.keep_failed, "--keep-failed"),
         (arguments.refuse_superuser_target, "--refuse-superuser-target"),
     ];

@@ -127,9 +127,11 @@ pub async fn prepare<'a>(
             leave_out: arguments.leave_out.clone(),
             no_create_roles: arguments.no_create_roles,
             adopt_definers: arguments.adopt_definers,
+            drop_dependents: arguments.drop_dependents,
         },
     };
     let mut plan = Plan::make(&evidence.annex, &facts, &wishes);
+    plan.define_dropped(&control).await;
     for (label, text) in plan.lines(&evidence.annex) {
         output.tell(label, &text);
     }

@@ -125,7 +125,7 @@ async fn execute(
 
     output.state("restoring", json!({}));
     reporter.step(Transition::Restoring {});
-    access::make_roles(prepared).await?;
+    access::before(prepared).await?;
     progress.made_roles = true;
     let name = match &prepared.plan.temporary_database {
         Some(temporary) => {

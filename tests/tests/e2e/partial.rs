@@ -113,7 +113,8 @@ fn what_a_selection_does_not_take_is_said_everywhere_and_the_rest_is_restored() 
     let database = stack.add_database("chosen", &postgres.dsn("chosen"), json!({ "selection": selection }));
     let shown = stack.api.get(&format!("/api/v1/databases/{database}")).ok();
     assert_eq!(shown["selection"]["excludeTables"][2], "app.parted", "in its one form: {shown:#}");
-    let warnings: Vec<&str> = shown["check"]["warnings"].as_array().unwrap().iter().filter_map(|w| w.as_str()).collect();
+    let warnings: Vec<&str> =
+        shown["check"]["warnings"].as_array().unwrap().iter().filter_map(|w| w.as_str()).collect();
     for said in [
         r#"not in the backup, as the selection says: schema "scr atch""#,
         r#"not in the backup, as the selection says: table "app"."parted""#,
@@ -122,7 +123,10 @@ fn what_a_selection_does_not_take_is_said_everywhere_and_the_rest_is_restored() 
     ] {
         assert!(warnings.contains(&said), "{said} in {warnings:#?}");
     }
-    assert!(warnings.iter().any(|w| w.starts_with(r#"nor what depends on that: view "app"."on_parted""#)), "{warnings:#?}");
+    assert!(
+        warnings.iter().any(|w| w.starts_with(r#"nor what depends on that: view "app"."on_parted""#)),
+        "{warnings:#?}"
+    );
 
     let backup = stack.back_up(&database);
     let bundle = stack.published_bundle(&backup);

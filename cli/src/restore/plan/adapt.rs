@@ -41,6 +41,8 @@ pub struct Wanted {
     pub no_create_roles: bool,
     /// `--adopt-definers`
     pub adopt_definers: bool,
+    /// `--drop-dependents`
+    pub drop_dependents: bool,
 }
 
 /// How a backup is fitted to a target.

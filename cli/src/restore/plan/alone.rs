@@ -9,7 +9,7 @@ use walwarden_verifier::{
     ids::shown,
 };
 
-use super::{Refusal, adapt, entry_name, is_database_level, objects::Object, omitted};
+use super::{Refusal, adapt, entry_name, is_database_level, objects::Object, omitted, since};
 use crate::restore::target::facts::Facts;
 
 /// Kinds of entries that are part of the object they depend on first.
@@ -48,8 +48,11 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
             ("SCHEMA", Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
             ("SCHEMA", _) if kept_schemas.contains(entry.name.as_str()) => Some("it holds what belongs to others"),
             (_, Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
+            (_, Some(object)) if facts.inside.rowless.contains(&object) => {
+                Some("its rows are not in the backup: it stays as it is on the target")
+            }
             (_, Some(object)) if facts.inside.used_by_foreign.contains(&object) => {
-                Some("what belongs to others uses it on the target, where it stays as it is")
+                Some("what stays as it is uses it on the target")
             }
             ("EXTENSION" | "PUBLICATION" | "EVENT TRIGGER", _) if of_others(kind, &entry.name) => {
                 Some("it belongs to another role on the target")
@@ -61,15 +64,25 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
             left_out.entry(entry.dump_id).or_insert_with(|| why.to_owned());
         }
     }
-    parts(annex, &mut left_out);
+    parts(annex, facts, &mut left_out);
+    let others = since::kept_schemas(annex, facts, &left_out);
+    for entry in annex.entries.iter().filter(|entry| entry.kind == "SCHEMA" && entry.name != "public") {
+        if others.contains(entry.name.as_str()) {
+            left_out.entry(entry.dump_id).or_insert_with(|| "it holds what is not in the backup".to_owned());
+        }
+    }
+    parts(annex, facts, &mut left_out);
     refusals.extend(memberships(annex, &mut left_out, leave_out));
-    refusals.extend(data(annex, &left_out, leave_out));
+    refusals.extend(data(annex, facts, &left_out, leave_out));
     (left_out, refusals)
 }
 
 /// What is part of something that is left alone. An index or a policy depends on its table, and also on what it uses:
 /// that it is the table's, its name says, which begins with the table's.
-fn parts(annex: &Annex, left_out: &mut BTreeMap<i64, String>) {
+///
+/// A table that is ours to change keeps its foreign keys to what is made anew: they are dropped first, and made again.
+/// And it is taken out of the partitioned table that it is in, and put back.
+fn parts(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>) {
     let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
     loop {
         let before = left_out.len();
@@ -87,7 +100,14 @@ fn parts(annex: &Annex, left_out: &mut BTreeMap<i64, String>) {
                     }
                 }
             };
-            if entry.dependencies.iter().any(of) {
+            let rowless = |id: &i64| {
+                let object = by_id.get(id).and_then(|entry| Object::of(entry));
+                object.is_some_and(|object| facts.inside.rowless.contains(&object))
+            };
+            let joins = ["FK CONSTRAINT", "TABLE ATTACH"].contains(&entry.kind.as_str())
+                && entry.dependencies.iter().any(rowless)
+                && entry.dependencies.iter().any(|id| by_id.contains_key(id) && !left_out.contains_key(id));
+            if entry.dependencies.iter().any(of) && !joins {
                 left_out.insert(entry.dump_id, "it is part of what is left alone".to_owned());
             }
         }
@@ -131,7 +151,7 @@ fn memberships(annex: &Annex, left_out: &mut BTreeMap<i64, String>, leave_out: &
 pub const MEMBERSHIPS: &str = "publication-table";
 
 /// Data that stays as it is, unless each schema or table of it was named.
-fn data(annex: &Annex, left_out: &BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {
+fn data(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {
     let named = |entry: &Entry| {
         leave_out.iter().any(|word| {
             word.strip_prefix("data:")
@@ -139,7 +159,12 @@ fn data(annex: &Annex, left_out: &BTreeMap<i64, String>, leave_out: &[String]) -
         })
     };
     let mut unnamed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let data = |entry: &&Entry| ["TABLE DATA", "SEQUENCE SET"].contains(&entry.kind.as_str());
+    // The position of a sequence without the rows that were numbered by it is no loss.
+    let position = |entry: &Entry| {
+        let sequence = Object::Sequence(entry.schema.clone(), entry.name.clone());
+        entry.kind == "SEQUENCE SET" && facts.inside.rowless.contains(&sequence)
+    };
+    let data = |entry: &&Entry| entry.kind == "TABLE DATA" || entry.kind == "SEQUENCE SET" && !position(entry);
     for entry in
         annex.entries.iter().filter(data).filter(|entry| left_out.contains_key(&entry.dump_id) && !named(entry))
     {

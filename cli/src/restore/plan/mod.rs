@@ -15,6 +15,7 @@ pub mod objects;
 mod omitted;
 mod order;
 mod roles;
+mod since;
 mod widening;
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
 
 use adapt::Adaptation;
 use serde::Serialize;
+use tokio_postgres::Client;
 use walwarden_contract::{ids::RestoreId, quote, token::RestoreMode};
 use walwarden_verifier::{
     annex::{Annex, Database, Entry, Omission},
@@ -31,7 +33,11 @@ use walwarden_verifier::{
     receipt::PlanCounts,
 };
 
-use super::{database, evidence::is_opaque, target::facts::Facts};
+use super::{
+    database,
+    evidence::is_opaque,
+    target::{dependents::Dependent, facts::Facts},
+};
 use crate::format;
 
 /// Why a backup cannot be restored exactly, and what would change that.
@@ -73,6 +79,8 @@ pub struct Plan {
     pub adapted: Vec<String>,
     /// Roles that are made on the target: NOLOGIN, and nothing else.
     pub roles_made: Vec<String>,
+    /// What depends on what is to be dropped, and is dropped first: `--drop-dependents`.
+    pub dropped: Vec<DroppedFirst>,
     /// Commands that make more like the source, for whoever may and wants to.
     pub commands: Vec<String>,
     /// What becomes of each entry.
@@ -101,6 +109,22 @@ pub struct Plan {
     /// Both as people read them: the same reason once.
     #[serde(skip)]
     groups: Vec<(&'static str, String)>,
+}
+
+/// Something of the target that is not in the backup and is dropped before it is restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DroppedFirst {
+    /// What it is.
+    pub what: String,
+    /// The statement.
+    pub statement: String,
+    /// The statement that makes it again, where the server tells one; without owner, rights and comment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
+    /// The same, for the catalogue.
+    #[serde(skip)]
+    pub dependent: Dependent,
 }
 
 /// What becomes of an entry.
@@ -196,6 +220,14 @@ impl Plan {
         refusals.append(&mut adaptation.refusals);
         refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
         extensions(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);
+        let mut drops = Vec::new();
+        if wishes.wanted.drop_dependents && (new_database || is_opaque(annex)) {
+            refusals.push(Refusal::new(
+                "nothing_to_drop",
+                "--drop-dependents is given, and a new database has nothing that would be dropped",
+                "leave it out; it is for restores in place",
+            ));
+        }
         let database = match (new_database, is_opaque(annex)) {
             (true, _) => new_database::check(annex, facts, wishes, &mut refusals, &mut notes),
             (false, true) => {
@@ -207,7 +239,7 @@ impl Plan {
                 wishes.target_database.to_owned()
             }
             (false, false) => {
-                in_place::check(annex, facts, wishes, &adaptation.left_out, &mut refusals, &mut notes);
+                drops = in_place::check(annex, facts, wishes, &adaptation.left_out, &mut refusals, &mut notes);
                 wishes.target_database.to_owned()
             }
         };
@@ -241,6 +273,7 @@ impl Plan {
             left_out: Vec::new(),
             adapted: Vec::new(),
             roles_made: adaptation.made.clone(),
+            dropped: Vec::new(),
             commands: std::mem::take(&mut adaptation.later),
             entries: Vec::new(),
             omissions: annex.omissions.clone(),
@@ -253,11 +286,29 @@ impl Plan {
             fixes: std::mem::take(&mut adaptation.fixes),
             groups: Vec::new(),
         };
+        plan.dropped.extend(drops.into_iter().map(|(dependent, statement)| DroppedFirst {
+            what: dependent.what(),
+            statement,
+            definition: None,
+            dependent,
+        }));
+        plan.before.extend(plan.dropped.iter().map(|first| first.statement.clone()));
         plan.sort_entries(annex, &adaptation);
         if !new_database {
             plan.dump_ids = order::droppable(annex, &plan.dump_ids, &facts.inside.attached);
         }
         plan
+    }
+
+    /// Asks the target how what is dropped first is made again.
+    pub async fn define_dropped(&mut self, client: &Client) {
+        if self.dropped.is_empty() || client.batch_execute("SET search_path = ''").await.is_err() {
+            return;
+        }
+        for first in &mut self.dropped {
+            first.definition = first.dependent.definition(client).await;
+        }
+        let _ = client.batch_execute("RESET search_path").await;
     }
 
     fn sort_entries(&mut self, annex: &Annex, adaptation: &Adaptation) {
@@ -354,6 +405,14 @@ impl Plan {
             lines.push(("makes", format!("{roles}, NOLOGIN and nothing else: {}", names.join(", "))));
         }
         lines.extend(self.groups.iter().cloned());
+        for first in &self.dropped {
+            lines.push((
+                "drops",
+                format!("{}: first, and for good, whatever becomes of the restore", shown(&first.what)),
+            ));
+            let again = first.definition.as_deref().unwrap_or("the server does not tell how to make it again");
+            lines.push(("", format!("as it is now: {}", shown(&again.replace('\n', " ")))));
+        }
         lines.extend(lacking(&self.omissions).map(|lack| ("lacks", lack)));
         lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         if !self.commands.is_empty() {

@@ -1,9 +1,10 @@
-use walwarden_verifier::annex::{Counts, Database, Extension, Header, Omission, Role, RoleSetting, Setting};
+use walwarden_verifier::annex::{Counts, Database, Extension, Header, Omission, Role, RoleSetting, Setting, Table};
 
 use super::*;
 use crate::restore::target::{
+    dependents::{Dependent, Kind},
     facts::OfferedExtension,
-    inside::{DefaultPrivilege, Dependent, ExistingTable, IndexName, Resident},
+    inside::{DefaultPrivilege, ExistingTable, IndexName, Resident},
 };
 
 fn entry(dump_id: i64, kind: &str, name: &str) -> Entry {
@@ -141,31 +142,116 @@ fn everything_that_stands_in_the_way_of_a_new_database_is_named() {
 
 #[test]
 fn in_place_says_what_goes_what_stays_and_what_would_not_go() {
-    let annex = annex(vec![
+    let mut annex = annex(vec![
         entry(1, "DATABASE", "shop"),
         entry(2, "SCHEMA", "app"),
         entry(3, "TABLE", "t"),
         entry(4, "VIEW", "v"),
         entry(5, "FUNCTION", "f(integer)"),
     ]);
-    let mut facts = facts(false);
-    let table = |schema: &str, name: &str, ours| ExistingTable { schema: schema.into(), name: name.into(), ours };
-    facts.inside.tables = vec![table("app", "t", false), table("app", "new", true), table("public", "other", true)];
-    let dependent = |kind: &str, name: &str| Dependent {
-        kind: kind.into(),
+    annex.tables = vec![Table {
+        dump_id: 6,
         schema: "app".into(),
+        name: "t".into(),
+        columns: "(id, name)".into(),
+        load_target: String::new(),
+        rows: 1234,
+        bytes: 0,
+        digest: String::new(),
+    }];
+    let mut facts = facts(false);
+    let table = |schema: &str, name: &str, of: Option<&str>| ExistingTable {
+        schema: schema.into(),
         name: name.into(),
-        on: ("app".into(), "t".into()),
+        ours: true,
+        partition_of: of.map(|of| ("app".into(), of.into())),
     };
-    facts.inside.dependents =
-        vec![dependent("view", "v"), dependent("view", "since"), dependent("foreign key", "new new_t_fkey")];
+    facts.inside.tables = vec![
+        table("app", "t", None),
+        table("app", "t_2", Some("t")),
+        table("app", "t_2_1", Some("t_2")),
+        table("app", "new", None),
+        table("public", "other", None),
+    ];
+    let named = |kind, name: &str| (kind, "app".to_owned(), name.to_owned());
+    let dependent = |kind: &str, holder, part: &str, on| Dependent {
+        kind: kind.into(),
+        holder,
+        part: part.into(),
+        on,
+        ours: true,
+        address: (0, 0),
+    };
+    let t = || named(Kind::Relation, "t");
+    let f = || named(Kind::Routine, "f(integer)");
+    let new = || named(Kind::Relation, "new");
+    facts.inside.dependents = vec![
+        dependent("view", named(Kind::Relation, "on_since"), "", named(Kind::Relation, "since")),
+        dependent("view", named(Kind::Relation, "v"), "", t()),
+        dependent("view", named(Kind::Relation, "since"), "", t()),
+        dependent("foreign key", new(), "new_t_fkey", t()),
+        dependent("trigger", t(), "of_its_own", f()),
+        dependent("trigger", new(), "tr", f()),
+        dependent("policy", new(), "p", f()),
+        dependent("column", new(), "c", t()),
+        dependent("view", named(Kind::Relation, "harmless"), "", new()),
+        Dependent { ours: false, ..dependent("function", named(Kind::Routine, "theirs(app.t)"), "", t()) },
+    ];
+    facts.inside.columns = [(("app".into(), "t".into()), "(id, nick)".into())].into();
     let resident = |kind: &str, name: &str| Resident { kind: kind.into(), schema: "app".into(), name: name.into() };
     facts.inside.residents =
         vec![resident("function", "f(a integer)"), resident("function", "g(a integer)"), resident("view", "v")];
     facts.other_sessions = 2;
+    let refused = plan(&annex, &facts, RestoreMode::InPlace);
+    assert_eq!((refused.counts.restored, refused.counts.left_out), (3, 2));
+    insta::assert_snapshot!(shown_plan(&refused, &annex));
+
+    let wanted = adapt::Wanted { drop_dependents: true, ..adapt::Wanted::default() };
+    let dropping = wanting(&annex, &facts, RestoreMode::InPlace, wanted.clone());
+    let codes: Vec<&str> = dropping.refusals.iter().map(|refusal| refusal.code).collect();
+    assert_eq!(codes, ["dependent_object"; 3], "a policy, a column and what belongs to others are not dropped");
+    let dropped = [
+        r#"DROP VIEW IF EXISTS "app"."on_since""#,
+        r#"DROP TRIGGER IF EXISTS "tr" ON "app"."new""#,
+        r#"ALTER TABLE "app"."new" DROP CONSTRAINT IF EXISTS "new_t_fkey""#,
+        r#"DROP VIEW IF EXISTS "app"."since""#,
+    ];
+    assert_eq!(dropping.before, dropped);
+    let elsewhere = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted);
+    assert!(elsewhere.refusals.iter().any(|refusal| refusal.code == "nothing_to_drop"));
+}
+
+#[test]
+fn in_place_tables_without_rows_in_the_backup_stay_as_they_are() {
+    let annex = annex(vec![
+        entry(1, "SCHEMA", "app"),
+        entry(2, "TABLE", "users"),
+        entry(3, "TABLE", "events"),
+        Entry { dependencies: vec![2], ..entry(4, "TABLE DATA", "users") },
+        entry(5, "SEQUENCE", "events_id_seq"),
+        Entry { dependencies: vec![5], ..entry(6, "SEQUENCE SET", "events_id_seq") },
+        Entry { dependencies: vec![3], ..entry(7, "CONSTRAINT", "events events_pkey") },
+        // Its key to what is made anew is dropped first and made again.
+        Entry { dependencies: vec![2, 3], ..entry(8, "FK CONSTRAINT", "events events_user_fkey") },
+        entry(9, "TABLE", "log"),
+        entry(10, "TABLE", "log_1"),
+        Entry { dependencies: vec![9, 10], ..entry(11, "TABLE ATTACH", "log_1") },
+        Entry { dependencies: vec![3], ..entry(12, "TRIGGER", "events touched") },
+    ]);
+    let mut facts = facts(true);
+    let relation = |name: &str| objects::Object::Relation("app".into(), name.into());
+    facts.inside.rowless =
+        [relation("events"), relation("log_1"), objects::Object::Sequence("app".into(), "events_id_seq".into())].into();
+    let table = |name: &str, of: Option<&str>| ExistingTable {
+        schema: "app".into(),
+        name: name.into(),
+        ours: true,
+        partition_of: of.map(|of| ("app".into(), of.into())),
+    };
+    facts.inside.tables =
+        vec![table("users", None), table("events", None), table("log", None), table("log_1", Some("log"))];
     let plan = plan(&annex, &facts, RestoreMode::InPlace);
-    assert_eq!((plan.counts.restored, plan.counts.left_out), (4, 1));
-    insta::assert_snapshot!(shown_plan(&plan, &annex));
+    assert_eq!((plan.outcome, plan.dump_ids.as_slice()), ("adapted", &[2, 4, 8, 9, 11][..]), "{:#?}", plan.refusals);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! runner saw pass when it made the backup. What cannot be compared is said, and then nothing is
 //! called identical.
 
-mod columns;
+pub mod columns;
 mod compare;
 mod others;
 mod units;

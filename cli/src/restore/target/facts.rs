@@ -77,7 +77,7 @@ impl Facts {
     pub async fn read(client: &Client, annex: &Annex) -> Result<Self, Failure> {
         let database = &annex.database;
         let mut facts = Self::basics(client).await.map_err(query_failed)?;
-        facts.lists(client).await.map_err(query_failed)?;
+        facts.lists(client, annex).await.map_err(query_failed)?;
         facts.owners(client, annex).await.map_err(query_failed)?;
         facts.locale_problem = locale_problem(client, &facts, database).await;
         let of_roles =
@@ -127,7 +127,7 @@ impl Facts {
         })
     }
 
-    async fn lists(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+    async fn lists(&mut self, client: &Client, annex: &Annex) -> Result<(), tokio_postgres::Error> {
         // From 16 on a membership may leave out the right to act as the role.
         let right = if self.major() >= 16 { "SET" } else { "MEMBER" };
         // Without the role's rights ('USAGE'), what was given to it could not be filled or changed any more.
@@ -155,7 +155,10 @@ impl Facts {
         }
         self.databases = texts(client, "SELECT datname::text FROM pg_database").await?;
         self.tablespaces = texts(client, "SELECT spcname::text FROM pg_tablespace").await?;
-        self.inside = Inside::read(client).await?;
+        let rowless = annex.omissions.iter().filter(|omission| omission.kind == "TABLE DATA");
+        let rowless: Vec<(&str, &str)> =
+            rowless.map(|omission| (omission.schema.as_str(), omission.name.as_str())).collect();
+        self.inside = Inside::read(client, &rowless).await?;
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! What the target database holds that a restore in place must know of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
 
+use super::dependents::{self, Dependent};
 use crate::restore::plan::objects::Object;
 
 /// A table the target database has.
@@ -15,19 +16,8 @@ pub struct ExistingTable {
     pub name: String,
     /// Whether the restoring role has its owner's rights.
     pub ours: bool,
-}
-
-/// A view or foreign key of the target database that keeps a table from being dropped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dependent {
-    /// `view`, `materialized view` or `foreign key`.
-    pub kind: String,
-    /// Its schema; a foreign key's is its table's.
-    pub schema: String,
-    /// Its name; a foreign key's is `table constraint`.
-    pub name: String,
-    /// The table it depends on.
-    pub on: (String, String),
+    /// The partitioned table it is a partition of.
+    pub partition_of: Option<(String, String)>,
 }
 
 /// Something in a schema of the target database that is no part of another object.
@@ -68,7 +58,9 @@ pub struct IndexName {
 pub struct Inside {
     /// User tables.
     pub tables: Vec<ExistingTable>,
-    /// What depends on them.
+    /// COPY's column list of each, as an archive has it, by schema and name.
+    pub columns: BTreeMap<(String, String), String>,
+    /// What depends on what.
     pub dependents: Vec<Dependent>,
     /// Default privileges of the restoring role there.
     pub default_privileges: Vec<DefaultPrivilege>,
@@ -78,6 +70,8 @@ pub struct Inside {
     pub foreign: BTreeSet<Object>,
     /// Routines and types that those use, or a part of them does: a trigger, a policy, a default.
     pub used_by_foreign: BTreeSet<Object>,
+    /// Tables that the backup has without their rows, their sequences among them.
+    pub rowless: BTreeSet<Object>,
     /// The same of extensions, publications and event triggers, by the archive's kind and name.
     pub foreign_others: BTreeSet<(String, String)>,
     /// Indexes of partitions under the index of the partitioned table that holds them.
@@ -85,20 +79,23 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// Asks the connected database.
-    pub async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+    /// Asks the connected database. `rowless` are the tables whose rows the backup has not, by schema and name.
+    pub async fn read(client: &Client, rowless: &[(&str, &str)]) -> Result<Self, tokio_postgres::Error> {
+        let (schemas, names): (Vec<&str>, Vec<&str>) = rowless.iter().copied().unzip();
         let defaults = "SELECT coalesce(n.nspname::text, ''), d.defaclobjtype::text, d.defaclacl::text[] FROM pg_default_acl d
                           LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)";
         let default =
             |row: &tokio_postgres::Row| DefaultPrivilege { schema: row.get(0), objects: row.get(1), acl: row.get(2) };
         Ok(Self {
             tables: existing_tables(client).await?,
-            dependents: dependents(client).await?,
+            columns: columns(client).await?,
+            dependents: dependents::read(client).await?,
             default_privileges: client.query(defaults, &[]).await?.iter().map(default).collect(),
             residents: residents(client).await?,
             attached: attached(client).await?,
-            foreign: objects(client, FOREIGN).await?,
-            used_by_foreign: objects(client, USED_BY_FOREIGN).await?,
+            foreign: objects(client, FOREIGN, &[]).await?,
+            used_by_foreign: objects(client, USED_BY_FOREIGN, &[&schemas, &names]).await?,
+            rowless: objects(client, ROWLESS, &[&schemas, &names]).await?,
             foreign_others: client
                 .query(FOREIGN_OTHERS, &[])
                 .await?
@@ -113,8 +110,10 @@ impl Inside {
 pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, tokio_postgres::Error> {
     let rows = client
         .query(
-            "SELECT n.nspname::text, c.relname::text, pg_has_role(current_user, c.relowner, 'USAGE')
+            "SELECT n.nspname::text, c.relname::text, pg_has_role(current_user, c.relowner, 'USAGE'), pn.nspname::text, p.relname::text
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               LEFT JOIN pg_inherits i ON c.relispartition AND i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent
+               LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
               WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
                 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
                 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -123,7 +122,23 @@ pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, toki
             &[],
         )
         .await?;
-    Ok(rows.iter().map(|row| ExistingTable { schema: row.get(0), name: row.get(1), ours: row.get(2) }).collect())
+    let table = |row: &tokio_postgres::Row| ExistingTable {
+        schema: row.get(0),
+        name: row.get(1),
+        ours: row.get(2),
+        partition_of: row.get::<_, Option<String>>(3).zip(row.get(4)),
+    };
+    Ok(rows.iter().map(table).collect())
+}
+
+async fn columns(client: &Client) -> Result<BTreeMap<(String, String), String>, tokio_postgres::Error> {
+    let query = "SELECT n.nspname::text, c.relname::text,
+                        coalesce((SELECT '(' || string_agg(quote_ident(attname), ', ' ORDER BY attnum) || ')' FROM pg_attribute
+                                   WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''), '')
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema'
+                    AND n.nspname !~ '^pg_'";
+    Ok(client.query(query, &[]).await?.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
 const FOREIGN_OTHERS: &str = "
@@ -165,7 +180,9 @@ const USED_BY_FOREIGN: &str = "
                   FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'),
     relations AS (SELECT c.oid FROM pg_class c JOIN schemas s ON s.oid = c.relnamespace
                    WHERE NOT pg_has_role(current_user, c.relowner, 'USAGE')
-                      OR NOT s.ours AND c.relowner <> (SELECT oid FROM me)),
+                      OR NOT s.ours AND c.relowner <> (SELECT oid FROM me)
+                      OR EXISTS (SELECT FROM unnest($1::text[], $2::text[]) r (schema, name)
+                                  WHERE r.schema = s.name AND r.name = c.relname)),
     users AS (
         SELECT d.refclassid, d.refobjid FROM pg_depend d
           LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
@@ -188,9 +205,30 @@ const USED_BY_FOREIGN: &str = "
       FROM users u JOIN pg_type t ON u.refclassid = 'pg_type'::regclass AND t.oid = u.refobjid
       JOIN schemas s ON s.oid = t.typnamespace";
 
-async fn objects(client: &Client, query: &str) -> Result<BTreeSet<Object>, tokio_postgres::Error> {
+/// Tables ($1 schemas, $2 names), the sequences that are part of them, and those that their defaults use.
+const ROWLESS: &str = "
+    WITH named AS (SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name
+                     FROM unnest($1::text[], $2::text[]) r (schema, name) JOIN pg_namespace n ON n.nspname = r.schema
+                     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.name AND c.relkind IN ('r', 'p', 'f'))
+    SELECT 'relation', schema, name FROM named
+    UNION
+    SELECT 'sequence', n.nspname::text, s.relname::text
+      FROM named t JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i')
+      JOIN pg_class s ON d.classid = 'pg_class'::regclass AND s.oid = d.objid AND s.relkind = 'S'
+      JOIN pg_namespace n ON n.oid = s.relnamespace
+    UNION
+    SELECT 'sequence', n.nspname::text, s.relname::text
+      FROM named t JOIN pg_attrdef a ON a.adrelid = t.oid
+      JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid AND d.refclassid = 'pg_class'::regclass
+      JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace";
+
+async fn objects(
+    client: &Client,
+    query: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<BTreeSet<Object>, tokio_postgres::Error> {
     client.batch_execute("SET search_path = ''").await?;
-    let rows = client.query(query, &[]).await?;
+    let rows = client.query(query, parameters).await?;
     client.batch_execute("RESET search_path").await?;
     let object = |row: &tokio_postgres::Row| {
         let (schema, name) = (row.get(1), row.get(2));
@@ -203,35 +241,6 @@ async fn objects(client: &Client, query: &str) -> Result<BTreeSet<Object>, tokio
         }
     };
     Ok(rows.iter().map(object).collect())
-}
-
-async fn dependents(client: &Client) -> Result<Vec<Dependent>, tokio_postgres::Error> {
-    let rows = client
-        .query(
-            "SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, vn.nspname::text,
-                    v.relname::text, tn.nspname::text, t.relname::text
-               FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
-               JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace vn ON vn.oid = v.relnamespace
-               JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
-               JOIN pg_namespace tn ON tn.oid = t.relnamespace
-              WHERE v.oid <> t.oid AND v.relkind IN ('v', 'm') AND t.relkind IN ('r', 'p', 'f', 'v', 'm')
-                AND tn.nspname <> 'information_schema' AND tn.nspname !~ '^pg_'
-             UNION ALL
-             SELECT 'foreign key', fn.nspname::text, f.relname || ' ' || c.conname, tn.nspname::text, t.relname::text
-               FROM pg_constraint c JOIN pg_class f ON f.oid = c.conrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
-               JOIN pg_class t ON t.oid = c.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
-              WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid <> c.confrelid
-              ORDER BY 1, 2, 3, 4, 5",
-            &[],
-        )
-        .await?;
-    let dependent = |row: &tokio_postgres::Row| Dependent {
-        kind: row.get(0),
-        schema: row.get(1),
-        name: row.get(2),
-        on: (row.get(3), row.get(4)),
-    };
-    Ok(rows.iter().map(dependent).collect())
 }
 
 async fn attached(client: &Client) -> Result<Vec<(IndexName, IndexName)>, tokio_postgres::Error> {

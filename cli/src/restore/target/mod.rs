@@ -1,6 +1,7 @@
 //! The target: how to reach it, and what it is. Its credentials stay in this module and in the
 //! environment of the children we start.
 
+pub mod dependents;
 pub mod facts;
 pub mod inside;
 pub mod prompt;
