@@ -24,7 +24,7 @@ pub struct Selection {
     /// Not these tables, views or foreign tables; of a partitioned table its partitions neither.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude_tables: Vec<String>,
-    /// Of these tables the definition, without rows.
+    /// Of these tables the definition, without rows; of these sequences without their position.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude_table_data: Vec<String>,
 }

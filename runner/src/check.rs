@@ -5,6 +5,7 @@ use walwarden_contract::{
     address::AddressPolicy,
     dsn::SslMode,
     quote::{ident, qualified},
+    selection::{self, Selection},
     worker::{CheckInstructions, CheckReport, Finish},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     dump::{self, Prepared},
     fault::Ended,
     progress::{Phase, Progress},
-    source::{DEPENDS_ON_OMITTED, LeftOut},
+    source::{DEPENDS_ON_OMITTED, LeftOut, Relation, Unreadable},
 };
 
 /// Most problems a report tells.
@@ -31,7 +32,11 @@ pub async fn run(
     let policy = AddressPolicy { allow_private: instructions.allow_private_addresses };
     let prepared = dump::prepare(&instructions.dsn, policy, &instructions.selection, machine, progress).await?;
     let mut report = report(&prepared, instructions.omit_unreadable);
-    report.preset = prepared.snapshot.preset().await?;
+    let preset = prepared.snapshot.preset().await?;
+    if let Some(preset) = &preset {
+        report.warnings.extend(instead(&preset.name, &prepared.unreadable).filter(|_| !instructions.omit_unreadable));
+    }
+    report.preset = preset.filter(|preset| !preset.selection.is_everything());
     prepared.snapshot.release().await;
     progress.enter(Phase::Finishing);
     session.finish(&Finish::Check(Box::new(report))).await?;
@@ -65,6 +70,21 @@ fn report(prepared: &Prepared, omit_unreadable: bool) -> CheckReport {
     }
 }
 
+/// On a platform much belongs to roles that its customer cannot grant anything of: what to exclude instead.
+fn instead(platform: &str, unreadable: &Unreadable) -> Option<String> {
+    let one = |relation: &Relation| selection::write(&[&relation.schema, &relation.name]);
+    let outside = |relation: &&Relation| !unreadable.schemas.contains(&relation.schema);
+    let exclude = Selection {
+        exclude_schemas: unreadable.schemas.iter().map(|name| selection::write(&[name])).collect(),
+        exclude_tables: unreadable.relations.iter().filter(outside).map(one).collect(),
+        exclude_table_data: unreadable.hidden.iter().chain(&unreadable.positions).filter(outside).map(one).collect(),
+        ..Selection::default()
+    };
+    let named = exclude.exclude_schemas.len() + exclude.exclude_tables.len() + exclude.exclude_table_data.len();
+    let json = serde_json::to_string(&exclude).ok().filter(|_| (1..=50).contains(&named))?;
+    Some(format!("what cannot be granted, for it is {platform}'s own, can be excluded: \"selection\": {json}"))
+}
+
 /// What is left out with what cannot be read or was not to be taken.
 fn with_it(left_out: &LeftOut) -> Option<String> {
     let depends = |omission: &&Omission| omission.reason == DEPENDS_ON_OMITTED;
@@ -90,6 +110,7 @@ fn selected(prepared: &Prepared) -> Vec<String> {
         let (kind, name) = match omission.kind.as_str() {
             "SCHEMA" => ("schema", ident(&omission.schema)),
             "TABLE DATA" => ("rows of table", qualified(&omission.schema, &omission.name)),
+            "SEQUENCE SET" => ("position of sequence", qualified(&omission.schema, &omission.name)),
             _ => ("table", qualified(&omission.schema, &omission.name)),
         };
         lines.push(format!("not in the backup, as the selection says: {kind} {name}"));

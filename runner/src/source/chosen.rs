@@ -18,9 +18,9 @@ const SCHEMAS: &str = "
 /// What a selection can name, with the partitioned table that each is a partition of.
 const RELATIONS: &str = "
     SELECT c.oid, n.nspname, c.relname,
-           (SELECT inhparent FROM pg_inherits WHERE inhrelid = c.oid AND c.relispartition)
+           (SELECT inhparent FROM pg_inherits WHERE inhrelid = c.oid AND c.relispartition), c.relkind = 'S'
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
       AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     ORDER BY n.nspname, c.relname";
 
@@ -39,6 +39,8 @@ pub struct Chosen {
     pub tables: Vec<Relation>,
     /// Tables of which the rows are not taken.
     pub data: Vec<Relation>,
+    /// Sequences of which the position is not taken.
+    pub positions: Vec<Relation>,
     /// Names that exclude nothing, for nothing is called so.
     pub idle: Vec<String>,
     /// Schemas that were to be taken and do not exist.
@@ -71,13 +73,18 @@ impl Chosen {
         if selection.exclude_tables.is_empty() && selection.exclude_table_data.is_empty() {
             return Ok(chosen);
         }
-        let mut relations = Vec::new();
+        let (mut relations, mut sequences) = (Vec::new(), HashSet::new());
         for row in client.query(RELATIONS, &[]).await? {
             let relation = Relation { oid: row.try_get(0)?, schema: row.text(1)?, name: row.text(2)? };
+            if row.try_get(4)? {
+                sequences.insert(relation.oid);
+            }
             relations.push((relation, row.try_get::<_, Option<u32>>(3)?));
         }
+        let data = named(&relations, &selection.exclude_table_data, "excludeTableData", &mut chosen.idle);
+        (chosen.positions, chosen.data) = data.into_iter().partition(|relation| sequences.contains(&relation.oid));
+        relations.retain(|(relation, _)| !sequences.contains(&relation.oid));
         chosen.tables = named(&relations, &selection.exclude_tables, "excludeTables", &mut chosen.idle);
-        chosen.data = named(&relations, &selection.exclude_table_data, "excludeTableData", &mut chosen.idle);
         let gone: HashSet<u32> = chosen.tables.iter().map(|relation| relation.oid).collect();
         chosen.data.retain(|relation| !gone.contains(&relation.oid));
         Ok(chosen)
@@ -85,7 +92,7 @@ impl Chosen {
 
     /// Whether everything is taken.
     pub fn is_nothing(&self) -> bool {
-        self.schemas.is_empty() && self.tables.is_empty() && self.data.is_empty()
+        self.schemas.is_empty() && self.tables.is_empty() && self.data.is_empty() && self.positions.is_empty()
     }
 
     /// Takes out of what cannot be read what need not be.
@@ -102,6 +109,7 @@ impl Chosen {
             let theirs: Vec<u32> = owned.iter().filter(|(_, t)| gone.contains(t)).map(|(s, _)| *s).collect();
             gone.extend(theirs);
         }
+        gone.extend(self.positions.iter().map(|relation| relation.oid));
         let schemas: HashSet<&str> = self.schemas.values().map(String::as_str).collect();
         let rowless: HashSet<u32> = self.data.iter().map(|relation| relation.oid).collect();
         unreadable.forget(|relation| schemas.contains(relation.schema.as_str()) || gone.contains(&relation.oid));
@@ -142,7 +150,7 @@ fn named(
 
 /// A platform that is recognised by what it puts into each of its databases: its name, a role that only it has, a schema
 /// of its own where it always has one, and schemas that hold its own workings. Not among them is what holds customers'
-/// rows (Supabase's `auth` and `storage`) or their extensions.
+/// rows (Supabase's `auth`, `storage`, `vault`, `supabase_migrations`) or their extensions.
 struct Platform {
     name: &'static str,
     role: &'static str,
@@ -171,8 +179,6 @@ const PLATFORMS: [Platform; 2] = [
             "realtime",
             "repack",
             "supabase_functions",
-            "supabase_migrations",
-            "vault",
         ],
     },
     Platform {
@@ -183,8 +189,8 @@ const PLATFORMS: [Platform; 2] = [
     },
 ];
 
-/// A selection that suits the platform the database is on: without its workings, as far as nothing of the customer's
-/// needs them.
+/// A selection that suits the platform the database is on, where that is known: without its workings, as far as nothing
+/// of the customer's needs them; that may be everything.
 pub(super) async fn preset(client: &Client) -> Result<Option<Preset>, Error> {
     let mut schemas = BTreeMap::new();
     for row in client.query(SCHEMAS, &[]).await? {
@@ -216,9 +222,6 @@ pub(super) async fn preset(client: &Client) -> Result<Option<Preset>, Error> {
                 break;
             }
             excluded.schemas.retain(|oid, _| !needed.contains(oid));
-        }
-        if excluded.schemas.is_empty() {
-            return Ok(None);
         }
         let names = excluded.schemas.values().map(|name| selection::write(&[name.as_str()]));
         let mut exclude_schemas: Vec<String> = names.collect();

@@ -16,7 +16,7 @@ mod version;
 pub use chosen::Chosen;
 pub use facts::{Facts, ObjectAddress};
 pub use omit::{DEPENDS_ON_OMITTED, EXCLUDED, Excluded, LeftOut, dependent};
-pub use readable::Unreadable;
+pub use readable::{Relation, Unreadable};
 pub use roles::{Roles, named_in_acl};
 pub use session::{APPLICATION_NAME, Endpoint, Session};
 pub use snapshot::Snapshot;

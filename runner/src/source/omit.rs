@@ -179,9 +179,9 @@ pub(super) async fn excluded(client: &Client, chosen: &Chosen) -> Result<Exclude
             left_out.tables.push(qualified(&relation.schema, &relation.name));
         }
     }
-    for relation in &chosen.data {
-        if !chosen.schemas.values().any(|name| *name == relation.schema) {
-            left_out.omit("TABLE DATA", &relation.schema, &relation.name, EXCLUDED);
+    for (kind, relations) in [("TABLE DATA", &chosen.data), ("SEQUENCE SET", &chosen.positions)] {
+        for relation in relations.iter().filter(|r| !chosen.schemas.values().any(|name| *name == r.schema)) {
+            left_out.omit(kind, &relation.schema, &relation.name, EXCLUDED);
             left_out.data.push(qualified(&relation.schema, &relation.name));
         }
     }

@@ -165,6 +165,17 @@ fn what_a_selection_does_not_take_is_said_everywhere_and_the_rest_is_restored() 
                   || (SELECT count(*) FROM pg_trigger WHERE tgname = 'touched') || ' '
                   || (SELECT count(*) FROM pg_constraint WHERE contype = 'f')";
     assert_eq!(postgres.query_one("chosen_copy", counts).unwrap(), "0 100 0 0");
+
+    // In place, what the backup has not stays: tables, and rows of tables.
+    postgres
+        .run_sql("chosen", "DELETE FROM app.notes WHERE id > 3; INSERT INTO app.events VALUES (101, 'since')")
+        .unwrap();
+    let restore = Restore::in_place(&stack.api.url, &stack.issue_in_place(&backup), &postgres);
+    let restored = restore.connect_by(&postgres.dsn("chosen")).args(&["--prove", "--json"]).run();
+    assert_eq!(restored.said.code, 0, "{}", restored.said);
+    let counts = "SELECT (SELECT count(*) FROM app.events) || ' ' || (SELECT count(*) FROM app.notes) || ' '
+                  || (SELECT count(*) FROM app.parted) || ' ' || (SELECT count(*) FROM \"scr atch\".junk)";
+    assert_eq!(postgres.query_one("chosen", counts).unwrap(), "101 100 150 10");
 }
 
 #[test]

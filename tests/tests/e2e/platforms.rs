@@ -23,9 +23,13 @@ struct Source {
 }
 
 fn back_up(stack: &Stack, platform: Platform, major: u8) -> Source {
+    back_up_with(stack, platform, major, &json!({}))
+}
+
+fn back_up_with(stack: &Stack, platform: Platform, major: u8, selection: &Value) -> Source {
     let live = Live::filled(platform, major);
     // Not every client that is installed here was built with zstd.
-    let gzip = json!({ "compression": { "codec": "gzip", "level": 6 } });
+    let gzip = json!({ "compression": { "codec": "gzip", "level": 6 }, "selection": selection });
     let dsn = live.login.dsn(&live.server, platform.database());
     let database = stack.add_database(&format!("{platform:?} {major}"), &dsn, gzip);
     Source { backup: stack.back_up(&database), live }
@@ -261,4 +265,52 @@ fn a_platforms_database_goes_into_a_later_major() {
         finished.is_identical();
         access::is_no_wider(&format!("{platform:?}"), &source.live, &target, "restored", &plan);
     }
+}
+
+#[test]
+fn a_preset_that_the_check_offers_leaves_the_platforms_workings_out() {
+    let stack = Stack::shared();
+    let major = *Postgres::majors_available().first().expect("a Postgres");
+    let whole = Live::filled(Platform::SupabaseLike, major);
+    let dsn = whole.login.dsn(&whole.server, whole.platform.database());
+    let database = stack.add_database("without a selection", &dsn, json!({}));
+    let check = stack.api.get(&format!("/api/v1/databases/{database}")).ok()["check"].clone();
+    let preset = json!({
+        "name": "supabase",
+        "selection": { "excludeSchemas": ["graphql", "graphql_public", "pgbouncer", "realtime"] },
+    });
+    assert_eq!(check["preset"], preset, "{check:#}");
+
+    // What cannot be read is given as what to exclude, for nobody of the customer's could grant it.
+    let hide = format!(
+        "CREATE TABLE public.hidden (id integer); CREATE SCHEMA \"Own\"; CREATE TABLE \"Own\".t (id integer);
+         REVOKE pg_read_all_data FROM {}",
+        whole.login.role
+    );
+    whole.server.run_sql(whole.platform.database(), &hide).expect("tables");
+    let request = json!({ "name": "hidden", "dsn": dsn, "destinationId": stack.destination });
+    let hidden = crate::stack::text(&stack.api.post("/api/v1/databases", &request).ok()["id"]);
+    let check = crate::patience::expect("the check", 60, || {
+        let check = stack.api.get(&format!("/api/v1/databases/{hidden}")).ok()["check"].clone();
+        (check["final"] == true).then_some(check)
+    });
+    let warnings = check["warnings"].as_array().expect("warnings").iter().filter_map(Value::as_str);
+    let (_, exclude) = warnings.filter_map(|w| w.split_once("\"selection\": ")).next().expect("what to exclude");
+    let exclude: Value = serde_json::from_str(exclude).expect("a selection");
+    assert!(exclude["excludeSchemas"].to_string().contains(r#""\"Own\"""#), "{exclude}");
+    assert!(exclude["excludeTables"].to_string().contains("public.hidden"), "{exclude}");
+    stack.back_up(&stack.add_database("without what is hidden", &dsn, json!({ "selection": exclude })));
+
+    let source = back_up_with(&stack, Platform::SupabaseLike, major, &preset["selection"]);
+    for platform in [Platform::SupabaseLike, Platform::PlainSuperuser] {
+        let target = Live::start(platform, major);
+        let (finished, plan) = restore(&stack, &source, &target, &[]);
+        assert_eq!(finished.said.code, 0, "{platform:?}: {}\n{}", plan["refusals"], finished.said);
+        finished.is_identical();
+        let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('realtime', 'graphql', 'pgbouncer')";
+        assert_eq!(target.server.query_one("restored", schemas).unwrap(), "0");
+        access::is_no_wider(&format!("{platform:?}"), &source.live, &target, "restored", &plan);
+    }
+    let (finished, _, _) = in_place(&stack, &source);
+    finished.is_identical();
 }

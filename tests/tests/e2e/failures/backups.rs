@@ -46,6 +46,10 @@ pub fn furnish(source: &Postgres) {
     }
     source.create_database("guarded").unwrap();
     source.run_sql("guarded", &format!("{rows}; ALTER TABLE t ENABLE ROW LEVEL SECURITY")).unwrap();
+    source.create_database("chosen").unwrap();
+    source
+        .run_sql("chosen", "CREATE SCHEMA kinds; CREATE DOMAIN kinds.kind AS text; CREATE TABLE t (k kinds.kind)")
+        .unwrap();
     source.create_database("bulk").unwrap();
     // More than everything between pg_dump and the bucket takes up, and hardly compressible: gzip looks back 32 KiB.
     let bulk = "CREATE TABLE bulk (n integer, noise bytea); ALTER TABLE bulk ALTER noise SET STORAGE EXTERNAL;
@@ -74,6 +78,7 @@ impl<'a> Scene<'a> {
             Box::new(|| self.locked()),
             Box::new(|| self.permission()),
             Box::new(|| self.row_security()),
+            Box::new(|| self.selection()),
             Box::new(|| self.too_large()),
             Box::new(|| self.unreachable_bucket()),
             Box::new(|| self.refused()),
@@ -166,6 +171,19 @@ impl<'a> Scene<'a> {
         self.source.run_sql("guarded", "GRANT SELECT ON t TO guarded").unwrap();
         let dsn = self.source.dsn_as("guarded", &password, "guarded");
         vec![self.case(FailureClass::SourcePermission, "row security hides rows from the role", dsn).run(self.stack)]
+    }
+
+    fn selection(&self) -> Vec<Row> {
+        let provoked = [
+            ("a table has a column of a type that `selection` excludes", json!({ "excludeSchemas": ["kinds"] })),
+            ("`selection` names a schema that is not there", json!({ "schemas": ["public", "gone"] })),
+        ];
+        let row = |(provoked, selection)| {
+            let mut case = self.of(FailureClass::SourceSelection, "chosen", provoked);
+            case.more = json!({ "selection": selection });
+            case.run(self.stack)
+        };
+        provoked.into_iter().map(row).collect()
     }
 
     fn too_large(&self) -> Vec<Row> {
