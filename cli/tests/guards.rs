@@ -412,6 +412,7 @@ fn every_flag_without_its_value_twice_or_unusable_is_refused_before_anyone_is_as
         "--exact",
         "--no-create-roles",
         "--adopt-definers",
+        "--drop-dependents",
         "--json",
     ] {
         cases.push([&full[..], &[switch, switch]].concat());

@@ -87,6 +87,7 @@ fn every_documented_line_is_written_and_is_json() {
         "adapted",
         "leftOut",
         "rolesMade",
+        "dropped",
         "commands",
         "entries",
         "omissions",
@@ -191,8 +192,24 @@ fn every_documented_line_is_written_and_is_json() {
         for word in row.split('`').skip(1).step_by(2).filter(|word| word.bytes().all(|b| b.is_ascii_alphanumeric())) {
             let known = [&of_a_plan[..], &of_a_completion, &of_an_entry, &of_a_file].concat().contains(&word);
             let values = [
-                "exact", "adapted", "refused", "unread", "restored", "leftOut", "code", "reason", "remedy", "kind",
-                "schema", "name", "plan", "true", "false",
+                "exact",
+                "adapted",
+                "refused",
+                "unread",
+                "restored",
+                "leftOut",
+                "code",
+                "reason",
+                "remedy",
+                "kind",
+                "schema",
+                "name",
+                "plan",
+                "true",
+                "false",
+                "what",
+                "statement",
+                "definition",
             ];
             assert!(known || values.contains(&word), "`{word}` is documented and was never seen");
         }

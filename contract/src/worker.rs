@@ -457,6 +457,9 @@ pub struct CheckReport {
     pub pg_dump_version: String,
     /// What the role cannot read, with the GRANT to run, and what the selection breaks.
     pub problems: Vec<String>,
+    /// What a backup would fail as, where there are problems.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<FailureClass>,
     /// What is worth knowing.
     pub warnings: Vec<String>,
     /// A selection that suits the platform.

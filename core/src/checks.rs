@@ -174,7 +174,7 @@ impl Domain {
             Ok(report) => {
                 let result = if report.problems.is_empty() { "ready" } else { "failed" };
                 if result == "failed" {
-                    job.failure = Some(FailureClass::SourcePermission);
+                    job.failure = Some(report.class.unwrap_or(FailureClass::SourcePermission));
                 }
                 job.report = Some(report);
                 job.state = CheckState::Completed;

@@ -4,6 +4,7 @@ use walwarden_client::worker::JobSession;
 use walwarden_contract::{
     address::AddressPolicy,
     dsn::SslMode,
+    failure::FailureClass,
     quote::{ident, qualified},
     selection::{self, Selection},
     worker::{CheckInstructions, CheckReport, Finish},
@@ -58,13 +59,20 @@ fn report(prepared: &Prepared, omit_unreadable: bool) -> CheckReport {
     let what =
         if omit_unreadable { "also left out, for it depends on that" } else { "a backup without that also lacks" };
     warnings.extend(with_it(left_out).map(|text| format!("{what}: {text}")));
-    problems.extend(prepared.selection_problems().into_iter().take(MAX_PROBLEMS));
+    let of_selection = prepared.selection_problems();
+    let class = match (of_selection.is_empty(), problems.is_empty()) {
+        (false, _) => Some(FailureClass::SourceSelection),
+        (true, false) => Some(FailureClass::SourcePermission),
+        (true, true) => None,
+    };
+    problems.extend(of_selection.into_iter().take(MAX_PROBLEMS));
     CheckReport {
         server_version: snapshot.version().text.clone(),
         database_name: snapshot.database.clone(),
         size_bytes: facts.size_bytes,
         pg_dump_version: pg_dump.version.clone(),
         problems,
+        class,
         warnings,
         preset: None,
     }

@@ -15,7 +15,7 @@ async fn retention_compression_and_limits_are_checked() {
         request[field] = value;
         stack.post("/api/v1/databases").fresh().json(&request).send().await
     };
-    let refused: [(&str, Vec<Value>); 6] = [
+    let refused: [(&str, Vec<Value>); 7] = [
         ("retentionDays", vec![json!(0), json!(3651), json!(-1), json!(1.5), json!("30")]),
         (
             "compression",
@@ -30,6 +30,17 @@ async fn retention_compression_and_limits_are_checked() {
         ("maxBytes", vec![json!(0), json!(-1)]),
         ("maxHours", vec![json!(0), json!(721)]),
         ("schedule", vec![json!("often"), json!(5)]),
+        (
+            "selection",
+            vec![
+                json!({ "excludeTables": ["events"] }),
+                json!({ "excludeTables": ["app.ev*"] }),
+                json!({ "schemas": ["pg_catalog"] }),
+                json!({ "schemas": ["a"], "excludeSchemas": ["A"] }),
+                json!({ "tables": [] }),
+                json!("app"),
+            ],
+        ),
         ("name", vec![json!(""), json!("  "), json!("a\u{202e}b"), json!("a\nb"), json!("x".repeat(101))]),
     ];
     for (field, values) in refused {
@@ -65,6 +76,7 @@ async fn settings_change_one_by_one_and_hold_from_the_next_attempt_on() {
         json!({ "maxHours": 721 }),
         json!({ "compression": { "codec": "zstd", "level": 20 } }),
         json!({ "omitUnreadable": "yes" }),
+        json!({ "selection": { "excludeSchemas": ["a.b"] } }),
         json!({ "dsn": "postgresql://u@h/d" }),
     ] {
         change(body).await.refused(400, "invalid_request");
@@ -73,19 +85,27 @@ async fn settings_change_one_by_one_and_hold_from_the_next_attempt_on() {
     assert_eq!((&before["omitUnreadable"], &before["maxHours"]), (&json!(false), &json!(24)));
     assert_eq!(stack.log_size().await, size, "nothing changed");
 
-    let after =
-        change(json!({ "omitUnreadable": true, "maxBytes": 5_000_000_000u64, "maxHours": 24 })).await.expect(200);
+    let selection = json!({ "schemas": ["Sales", "\"Sales\""], "excludeTableData": ["sales.log"] });
+    let settings =
+        json!({ "omitUnreadable": true, "maxBytes": 5_000_000_000u64, "maxHours": 24, "selection": selection });
+    let after = change(settings).await.expect(200);
+    let selection = json!({ "schemas": ["\"Sales\"", "sales"], "excludeTableData": ["sales.log"] });
+    assert_eq!(after["selection"], selection, "in its one form");
     assert_eq!((&after["omitUnreadable"], &after["maxBytes"]), (&json!(true), &json!(5_000_000_000u64)));
     assert_eq!(after["retentionDays"], before["retentionDays"]);
     let entries = stack.entries_since(size).await;
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0]["kind"], "database.updated");
-    assert_eq!(entries[0]["payload"], json!({ "databaseId": database, "changed": ["maxBytes", "omitUnreadable"] }));
+    assert_eq!(
+        entries[0]["payload"],
+        json!({ "databaseId": database, "changed": ["maxBytes", "omitUnreadable", "selection"] })
+    );
 
     let id = stack.trigger(&database).await;
     let session = crate::workers::Session::claim(&stack, id.as_str()).await;
     let instructions = session.instructions().await.expect(200);
     assert_eq!((&instructions["omitUnreadable"], &instructions["maxBytes"]), (&json!(true), &json!(5_000_000_000u64)));
+    assert_eq!(instructions["selection"], selection);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

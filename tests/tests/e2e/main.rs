@@ -8,6 +8,7 @@ mod concurrency;
 mod evidence;
 mod failures;
 mod files;
+mod holder;
 mod majors;
 mod pages;
 mod partial;

@@ -12,6 +12,7 @@ use walwarden_tests::{Platform, Postgres, tools};
 
 use self::live::Live;
 use crate::{
+    holder::Holder,
     restore::{Finished, Restore},
     stack::{Backup, Stack},
 };
@@ -27,11 +28,14 @@ fn back_up(stack: &Stack, platform: Platform, major: u8) -> Source {
 }
 
 fn back_up_with(stack: &Stack, platform: Platform, major: u8, selection: &Value) -> Source {
-    let live = Live::filled(platform, major);
+    back_up_live(stack, Live::filled(platform, major), selection)
+}
+
+fn back_up_live(stack: &Stack, live: Live, selection: &Value) -> Source {
     // Not every client that is installed here was built with zstd.
     let gzip = json!({ "compression": { "codec": "gzip", "level": 6 }, "selection": selection });
-    let dsn = live.login.dsn(&live.server, platform.database());
-    let database = stack.add_database(&format!("{platform:?} {major}"), &dsn, gzip);
+    let dsn = live.login.dsn(&live.server, live.platform.database());
+    let database = stack.add_database(&format!("{:?} {}", live.platform, live.server.major()), &dsn, gzip);
     Source { backup: stack.back_up(&database), live }
 }
 
@@ -132,7 +136,16 @@ fn in_place(stack: &Stack, source: &Source) -> (Finished, Value, Vec<String>) {
         let plan = planned.documents().into_iter().find_map(|document| document.get("plan").cloned());
         plan.unwrap_or_else(|| panic!("no plan: {}", planned.said))
     };
-    let plan = plan_with(&[]);
+    let flags = flags_of(&plan_with(&[]));
+    let given: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let plan = plan_with(&given);
+    let finished = command(&given).run();
+    assert_eq!(finished.said.code, 0, "{:?}: {}\n{}", live.platform, plan["refusals"], finished.said);
+    (finished, plan, flags)
+}
+
+/// What a plan asks to be said of the data of others.
+fn flags_of(plan: &Value) -> Vec<String> {
     let mut flags: Vec<String> = Vec::new();
     for refusal in plan["refusals"].as_array().expect("refusals") {
         assert!(
@@ -142,11 +155,7 @@ fn in_place(stack: &Stack, source: &Source) -> (Finished, Value, Vec<String>) {
         let remedy = refusal["remedy"].as_str().expect("a remedy").rsplit(": ").next().expect("flags");
         flags.extend(remedy.split(' ').map(str::to_owned));
     }
-    let given: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let plan = plan_with(&given);
-    let finished = command(&given).run();
-    assert_eq!(finished.said.code, 0, "{:?}: {}\n{}", live.platform, plan["refusals"], finished.said);
-    (finished, plan, flags)
+    flags
 }
 
 const SAME: &str = "new database, same kind";
@@ -313,4 +322,76 @@ fn a_preset_that_the_check_offers_leaves_the_platforms_workings_out() {
     }
     let (finished, _, _) = in_place(&stack, &source);
     finished.is_identical();
+}
+
+#[test]
+fn killed_at_five_moments_a_live_platform_is_as_before_or_as_after() {
+    let stack = Stack::shared();
+    let live = Live::filled(Platform::SupabaseLike, *Postgres::majors_available().first().expect("a Postgres"));
+    live.run("CREATE TABLE public.bulk AS SELECT n, md5(n::text) AS body FROM generate_series(1, 400000) AS n");
+    let source = back_up_live(&stack, live, &json!({}));
+    let live = &source.live;
+    let state = || {
+        let rows = "SELECT (SELECT md5(string_agg(name, ',' ORDER BY id)) FROM public.profiles) || ' '
+                        || (SELECT count(*) || ' ' || min(body) FROM public.bulk)";
+        let objects = "SELECT md5(string_agg(d, E'\\n' ORDER BY d COLLATE \"C\")) FROM (
+            SELECT pg_describe_object('pg_class'::regclass, oid, 0) FROM pg_class WHERE oid >= 16384 AND relkind NOT IN ('t', 'i')
+            UNION ALL SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE oid >= 16384
+            UNION ALL SELECT polname || polrelid::regclass FROM pg_policy
+            UNION ALL SELECT tgname || tgrelid::regclass FROM pg_trigger WHERE NOT tgisinternal) AS of_all (d)";
+        format!("{} {}\n{}", live.one(rows), live.one(objects), of_the_platform(live))
+    };
+    let after = state();
+    let spoil = "UPDATE public.profiles SET name = 'since'; UPDATE public.bulk SET body = 'since'";
+    let activity = |condition: &str| {
+        let query = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ 'walwarden|pg_restore' AND {condition}"
+        );
+        live.one(&query).parse::<u32>().expect("a count")
+    };
+    let with = |flags: &[&str]| {
+        let issued = stack.issue_in_place(&source.backup);
+        let restore = Restore::in_place(&stack.api.url, &issued, &live.server);
+        restore
+            .connect_to(&live.login.role, &live.login.password, live.platform.database())
+            .args(&["--json", "--prove"])
+            .args(flags)
+    };
+    let planned = with(&["--plan"]).run();
+    let plan = planned.documents().into_iter().find_map(|document| document.get("plan").cloned());
+    let flags = flags_of(&plan.unwrap_or_else(|| panic!("no plan: {}", planned.said)));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let command = || with(&flags);
+    let reached = |said: &str, state: &str| said.contains(&format!("\"state\":\"{state}\""));
+    type Moment<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+    let moments: [(&str, bool, Moment<'_>); 5] = [
+        ("the token is spent", false, Box::new(|said: &str| reached(said, "downloading"))),
+        ("pg_restore is started", false, Box::new(|said: &str| reached(said, "restoring"))),
+        (
+            "something is dropped, and the rest waits",
+            false,
+            Box::new(|_: &str| activity("wait_event_type = 'Lock'") > 0),
+        ),
+        (
+            "rows are loaded",
+            false,
+            Box::new(|_: &str| activity("query LIKE 'COPY public.bulk %' AND state = 'active'") > 0),
+        ),
+        ("pg_restore is done", true, Box::new(|said: &str| reached(said, "finalizing"))),
+    ];
+    for (name, is_after, moment) in moments {
+        live.run(spoil);
+        let before = state();
+        assert_ne!(before, after);
+        let waits =
+            name.ends_with("waits").then(|| Holder::of(&live.server, live.platform.database(), "public.profiles"));
+        assert!(command().kill_at(moment), "{name}: it had ended");
+        drop(waits);
+        crate::patience::expect("its sessions to end", 60, || (activity("true") == 0).then_some(()));
+        let is = state();
+        assert!(is == after || !is_after && is == before, "{name}: it is neither as before nor as after");
+    }
+    let finished = command().run();
+    finished.is_identical();
+    assert_eq!(state(), after);
 }

@@ -1,11 +1,17 @@
 //! The real CLI, as its one-liner is pasted, and what may not come of it.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use serde_json::{Value, json};
 use walwarden_tests::{Postgres, bin};
 
 use crate::{
+    patience,
     program::{self, Said},
     stack::{Backup, Stack, text},
 };
@@ -121,6 +127,33 @@ impl<'a> Restore<'a> {
         let left = std::fs::read_dir(self.work.path().join("work")).into_iter().flatten().flatten();
         let left = left.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         Finished { said, left }
+    }
+
+    /// Starts it, and kills it with SIGKILL as soon as `moment` says so of the lines it has written to standard output.
+    /// Returns whether it was killed before it had ended.
+    pub fn kill_at(mut self, moment: impl Fn(&str) -> bool) -> bool {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = self.command.spawn().expect("walwarden");
+        let out = child.stdout.take().expect("standard output");
+        let said = Arc::new(Mutex::new(String::new()));
+        let reader = thread::spawn({
+            let said = said.clone();
+            move || {
+                for line in BufReader::new(out).lines().map_while(Result::ok) {
+                    said.lock().expect("the lines").push_str(&format!("{line}\n"));
+                }
+            }
+        });
+        let killed = patience::expect("the moment, or the end", 120, || {
+            if child.try_wait().expect("the child").is_some() {
+                return Some(false);
+            }
+            let now = moment(&said.lock().expect("the lines"));
+            now.then(|| child.kill().is_ok())
+        });
+        child.wait().expect("the child");
+        reader.join().expect("the reader");
+        killed
     }
 
     /// Runs it, to be refused with that exit code and error: one clear line, a hint, nothing written to the target and

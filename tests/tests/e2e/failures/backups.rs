@@ -1,7 +1,5 @@
 //! Sources, dumps and buckets that fail, on one server whose runners find only one pg_dump.
 
-use std::process::{Child, Stdio};
-
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use walwarden_contract::failure::FailureClass;
@@ -16,6 +14,7 @@ use super::{
     page::Row,
 };
 use crate::{
+    holder::Holder,
     patience,
     stack::{BUCKET, Stack},
 };
@@ -138,7 +137,7 @@ impl<'a> Scene<'a> {
         let provoked = "a session holds `ACCESS EXCLUSIVE` on a table";
         let case = self.of(FailureClass::SourceLocked, "locked", provoked);
         let added = case.add(self.stack);
-        let holder = Holder::of(self.source, "locked");
+        let holder = Holder::of(self.source, "locked", "t");
         let backup = self.stack.trigger(&added.id);
         let row = case.failed(self.stack, &added, &backup, Runner::OfClass);
         drop(holder);
@@ -306,26 +305,4 @@ fn abort(stack: &Stack, key: String, upload: String) {
     runtime.block_on(async {
         client.abort_multipart_upload().bucket(BUCKET).key(key).upload_id(upload).send().await.expect("an abort")
     });
-}
-
-/// A session that keeps everybody from a database's table.
-struct Holder(Child);
-
-impl Holder {
-    fn of(postgres: &Postgres, database: &str) -> Holder {
-        let mut command = postgres.command("psql", database);
-        command.args(["-X", "-q", "-c", "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600)"]);
-        let holder = Holder(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let held =
-            "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 't'::regclass AND granted";
-        patience::expect("the lock", 20, || (postgres.query_one(database, held).unwrap() == "1").then_some(()));
-        holder
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -138,10 +138,14 @@ impl Case<'_> {
             assert_eq!(ended, exit_of(self.class), "{}: the exit code of the check's runner", self.class);
             return "`failed`, the same class".into();
         }
+        let is_sql = self.class != FailureClass::SourceSelection;
         let has_remedy =
-            |problem: &Value| problem.as_str().is_some_and(|text| text.contains(": ") && text.ends_with(';'));
+            |problem: &Value| problem.as_str().is_some_and(|text| text.contains(": ") && text.ends_with(';') == is_sql);
         assert!(problems.iter().all(has_remedy), "{check:#}");
-        "`completed`, with problems and the SQL to run".into()
+        match is_sql {
+            true => "`completed`, with problems and the SQL to run".into(),
+            false => "`completed`, with problems and what to change".into(),
+        }
     }
 
     /// A backup that completes in spite of it.
