@@ -354,7 +354,7 @@ fn killed_at_five_moments_a_live_platform_is_as_before_or_as_after() {
         let restore = Restore::in_place(&stack.api.url, &issued, &live.server);
         restore
             .connect_to(&live.login.role, &live.login.password, live.platform.database())
-            .args(&["--json", "--prove"])
+            .args(&["--prove"])
             .args(flags)
     };
     let planned = with(&["--plan"]).run();
