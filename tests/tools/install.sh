@@ -132,7 +132,10 @@ install_lambda() {
 
 # The system's, or only the program out of its package, which would start a server of its own.
 install_pgbouncer() {
-    own=$(PATH="$PATH:/usr/sbin" command -v pgbouncer) && { link "$own" bin/pgbouncer; return 0; }
+    # Not by PATH, which has our own link in it.
+    for own in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
+        [ ! -x "$own/pgbouncer" ] || { link "$own/pgbouncer" bin/pgbouncer; return 0; }
+    done
     folder=$tools/packages/pgbouncer
     if [ ! -x "$folder/usr/sbin/pgbouncer" ]; then
         command -v apt-get >/dev/null || fail "missing: pgbouncer" "install it with this system's package manager"
