@@ -83,6 +83,10 @@ pub struct RestoreArguments {
     /// In place: drop what has been made since the backup and depends on what is to be dropped, such as a view.
     #[arg(long)]
     pub drop_dependents: bool,
+    /// In place: make foreign keys to tables that stay as they are, and are not as they were, NOT VALID: rows that refer to
+    /// what is gone are restored, too.
+    #[arg(long)]
+    pub keys_not_valid: bool,
     /// The server; else WALWARDEN_BASE_URL.
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
@@ -131,6 +135,7 @@ impl RestoreArguments {
             (self.no_create_roles, "--no-create-roles"),
             (self.adopt_definers, "--adopt-definers"),
             (self.drop_dependents, "--drop-dependents"),
+            (self.keys_not_valid, "--keys-not-valid"),
             (self.json, "--json"),
         ];
         words.extend(switches.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));

@@ -39,10 +39,11 @@ pub async fn drop_roles(control: &Client, made: &[String]) -> Vec<String> {
 
 /// Gives owners and rights that pg_restore could not give, in one transaction.
 pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
-    if prepared.plan.fixes.is_empty() && !prepared.plan.no_owner {
+    let plan = &prepared.plan;
+    if plan.fixes.is_empty() && plan.after.is_empty() && !plan.no_owner {
         return Ok(());
     }
-    let failed = |error: &tokio_postgres::Error| database::failed("give owners and rights", error);
+    let failed = |error: &tokio_postgres::Error| database::failed("give owners, rights and keys", error);
     let client = prepared.target.connect(name, super::prepare::APPLICATION).await?;
     client.batch_execute("SET search_path = ''").await.map_err(|error| failed(&error))?;
     let mut routines = Routines::new();
@@ -58,15 +59,17 @@ pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
         .iter()
         .map(|row| (row.get(0), row.get(1)))
         .collect();
-    let statements = access::statements(&prepared.plan.fixes, &routines, &linked, prepared.facts.major());
+    let statements = access::statements(&plan.fixes, &routines, &linked, prepared.facts.major());
     // Whoever owns the database may create in its schema `public`, and must, to own what is there.
     let heir =
         prepared.heir().map(|heir| format!("ALTER DATABASE {} OWNER TO {}", quote::ident(name), quote::ident(heir)));
-    let statements = statements.map(|rest| heir.into_iter().chain(rest).collect::<Vec<_>>()).map_err(|object| {
-        let what = format!("{} was not found to give it its rights", shown(&format!("{object:?}")));
-        Failure::class(FailureClass::TargetFailed, what)
-            .hint("please report this; walwarden restore --keep-failed keeps what was restored")
-    })?;
+    let statements = statements
+        .map(|rest| heir.into_iter().chain(rest).chain(plan.after.iter().cloned()).collect::<Vec<_>>())
+        .map_err(|object| {
+            let what = format!("{} was not found to give it its rights", shown(&format!("{object:?}")));
+            Failure::class(FailureClass::TargetFailed, what)
+                .hint("please report this; walwarden restore --keep-failed keeps what was restored")
+        })?;
     all_or_nothing(&client, &statements).await.map_err(|error| failed(&error))
 }
 

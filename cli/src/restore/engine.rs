@@ -225,9 +225,11 @@ pub async fn run(
     let first = words.complaints.iter().find(|line| line.contains("error: ")).or(words.complaints.first());
     let cause = first.map(|line| format!(": {}", shown(line.trim_start_matches("pg_restore: ")))).unwrap_or_default();
     let failure = Failure::class(FailureClass::TargetFailed, format!("pg_restore {how}{cause}"));
-    Err(broken(match words.disk_full {
-        true => failure.hint("the target's disk is full: make room there, or restore into another server"),
-        false => failure,
+    let misses_rows = words.complaints.iter().any(|line| line.contains("violates foreign key constraint"));
+    Err(broken(match (words.disk_full, misses_rows) {
+        (true, _) => failure.hint("the target's disk is full: make room there, or restore into another server"),
+        (_, true) if invocation.clean => failure.hint("a row that is referred to is gone from a table that stays as it is: restore with --keys-not-valid, which makes such keys without checking the rows that are there, or into a new database"),
+        _ => failure,
     }))
 }
 

@@ -222,6 +222,7 @@ pub fn check_download(
         (arguments.no_create_roles, "--no-create-roles"),
         (arguments.adopt_definers, "--adopt-definers"),
         (arguments.drop_dependents, "--drop-dependents"),
+        (arguments.keys_not_valid, "--keys-not-valid"),
         (arguments.keep_failed, "--keep-failed"),
         (arguments.refuse_superuser_target, "--refuse-superuser-target"),
     ];

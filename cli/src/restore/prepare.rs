@@ -20,7 +20,7 @@ use super::{
     guards::{Environment, Files, From, Request, Service},
     plan::{Plan, Wishes, adapt::Wanted},
     programs::{self, Need, Program},
-    target::{Target, facts::Facts},
+    target::{Target, facts::Facts, keys},
     workspace::{self, Workspace},
 };
 use crate::{commands::RestoreArguments, failure::Failure, files, format, output::Output};
@@ -110,7 +110,10 @@ pub async fn prepare<'a>(
 
     let mut target = Target::new(request.target.clone(), request.mode, environment)?;
     let control = Arc::new(target.reach(APPLICATION, output.is_person()).await.map_err(unspent)?);
-    let facts = Facts::read(&control, &evidence.annex).await.map_err(unspent)?;
+    let mut facts = Facts::read(&control, &evidence.annex).await.map_err(unspent)?;
+    if request.mode == RestoreMode::InPlace {
+        facts.inside.keys = keys::read(&target, &control, &evidence.annex, &facts).await.map_err(unspent)?;
+    }
     output.tell("target", &target.redacted(target.database()));
     output.tell("", &format!("Postgres {}, as \"{}\"", brief(&facts.version), shown(&facts.role)));
 
@@ -128,6 +131,7 @@ pub async fn prepare<'a>(
             no_create_roles: arguments.no_create_roles,
             adopt_definers: arguments.adopt_definers,
             drop_dependents: arguments.drop_dependents,
+            keys_not_valid: arguments.keys_not_valid,
         },
     };
     let mut plan = Plan::make(&evidence.annex, &facts, &wishes);

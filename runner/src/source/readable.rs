@@ -115,7 +115,7 @@ impl Unreadable {
             if *hidden {
                 self.row_security.push((schema.clone(), name.clone()));
             }
-            match (usable & readable, is_sequence) {
+            match (*usable && *readable, is_sequence) {
                 (false, true) => self.positions.push(relation.clone()),
                 (false, false) => self.relations.push(relation.clone()),
                 (true, _) => self.hidden.push(relation.clone()),

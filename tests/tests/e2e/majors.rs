@@ -216,3 +216,85 @@ fn zstd_where_the_targets_own_client_lacks_it() {
         }
     }
 }
+
+/// What every major has, and what a few learned later.
+const PLAIN: &str = "
+    CREATE TABLE parent (id integer PRIMARY KEY, at timestamptz NOT NULL, note text, kind text GENERATED ALWAYS AS (left(note, 2)) STORED);
+    CREATE TABLE child (id bigint GENERATED ALWAYS AS IDENTITY, parent integer REFERENCES parent, CHECK (parent > 0));
+    INSERT INTO parent (id, at, note) SELECT n, now(), md5(n::text) FROM generate_series(1, 2000) AS n;
+    INSERT INTO child (parent) SELECT id FROM parent;
+    CREATE INDEX ON child (parent);
+    CREATE VIEW both_of_them AS SELECT parent.id, note, kind FROM parent JOIN child ON child.parent = parent.id;
+    CREATE MATERIALIZED VIEW counted AS SELECT kind, count(*) FROM both_of_them GROUP BY kind;
+    CREATE FUNCTION twice(integer) RETURNS integer LANGUAGE sql IMMUTABLE RETURN $1 * 2;";
+
+/// Each major into every other one, with the clients of all of them at hand: into a later one always, into an earlier one
+/// where a client exists that reads the archive and that the server accepts; else it is said before anything is spent.
+#[test]
+fn every_major_into_every_other() {
+    let stack = Stack::shared();
+    let servers: Vec<Postgres> =
+        Postgres::majors_available().iter().map(|major| Postgres::start(*major).unwrap()).collect();
+    let clients: Vec<&str> =
+        servers.iter().flat_map(|server| ["--pg-bin", server.bin_dir().to_str().unwrap()]).collect();
+    for source in &servers {
+        source.create_database("plain").unwrap();
+        source.run_sql("plain", PLAIN).unwrap();
+        let gzip = json!({ "compression": { "codec": "gzip", "level": 6 } });
+        let backup = stack.back_up(&stack.add_database("plain", &source.dsn("plain"), gzip));
+        for target in servers.iter().filter(|target| target.major() != source.major()) {
+            let (from, to) = (source.major(), target.major());
+            let copy = format!("from_{from}");
+            let issued = stack.issue(&backup, Some(&copy));
+            let restore = Restore::new(&stack.api.url, &issued, target).args(&["--prove", "--created-database", &copy]);
+            let restore = restore.args(&clients);
+            if to < 17 && from >= 17 {
+                let refused = restore.must_be_refused(2, &format!("a server of version {to} refuses those"));
+                assert!(refused.said.stderr.contains("server of version 17 or later"), "{}", refused.said);
+                assert_eq!(stack.restore_job(&issued)["state"], "created", "{from} into {to}");
+                continue;
+            }
+            let finished = restore.run();
+            finished.is_identical();
+            let told = format!("the target ({to}) is older than the source ({from})");
+            assert_eq!(finished.said.stderr.contains(&told), to < from, "{from} into {to}: {}", finished.said);
+            let view = "SELECT md5(string_agg(c::text, ',' ORDER BY c)) FROM counted AS c";
+            let rows = |server: &Postgres, name: &str| server.query_one(name, view).unwrap();
+            assert_eq!(rows(source, "plain"), rows(target, &copy), "{from} into {to}");
+        }
+    }
+}
+
+/// A target that knows nothing of the source's locale makes the database with its own, and says so; `--exact` refuses that.
+#[test]
+fn a_locale_that_the_target_lacks() {
+    let stack = Stack::shared();
+    let servers = || Postgres::majors_available().into_iter().map(|major| Postgres::start(major).unwrap());
+    let knows_icu = |server: &Postgres| {
+        let count = "SELECT count(*) > 0 FROM pg_collation WHERE collprovider = 'i'";
+        server.query_one("postgres", count).unwrap() == "t"
+    };
+    let (Some(source), Some(target)) = (servers().find(knows_icu), servers().find(|server| !knows_icu(server))) else {
+        return report("majors: no Postgres with ICU, or none without: SKIPPED");
+    };
+    let create =
+        "CREATE DATABASE plain TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LC_COLLATE 'C' LC_CTYPE 'C'";
+    source.run_sql("postgres", create).unwrap();
+    source.run_sql("plain", PLAIN).unwrap();
+    let gzip = json!({ "compression": { "codec": "gzip", "level": 6 } });
+    let backup = stack.back_up(&stack.add_database("plain", &source.dsn("plain"), gzip));
+    let issued = stack.issue(&backup, None);
+    let restore = || Restore::new(&stack.api.url, &issued, &target).args(&["--prove"]);
+    let refused = restore().args(&["--exact"]).must_be_refused(2, "cannot be restored");
+    assert!(refused.said.stdout().contains("not_exact"), "{}", refused.said);
+
+    let finished = restore().run();
+    finished.is_identical();
+    let told = "the target has not all of its locale, de-DE of ICU (";
+    assert!(finished.said.stdout().contains(told), "{}", finished.said);
+    let of = |database: &str| {
+        let own = format!("SELECT datlocprovider, datcollate, datctype FROM pg_database WHERE datname = '{database}'");
+        target.query_one("postgres", &own).unwrap()
+    };
+    assert_eq!(of("plain"), of("template0"));
+}

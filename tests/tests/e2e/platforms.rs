@@ -262,6 +262,72 @@ fn a_live_platform_is_restored_over_and_what_is_the_platforms_stays() {
 }
 
 #[test]
+fn rows_whose_keys_refer_to_what_is_gone_are_named_and_can_be_restored_all_the_same() {
+    let stack = Stack::shared();
+    let source = back_up(&stack, Platform::SupabaseLike, *Postgres::majors_available().last().expect("a Postgres"));
+    let live = &source.live;
+    let keys = "SELECT string_agg(conname || ' ' || convalidated, ', ' ORDER BY conname) FROM pg_constraint
+                 WHERE contype = 'f' AND connamespace = 'public'::regnamespace AND confrelid = 'auth.users'::regclass";
+    assert_eq!(live.one(keys), "profiles_id_fkey true, subscriptions_subscriber_fkey true");
+
+    // Nobody is gone: nothing to be said of it.
+    let (_, plan, flags) = in_place(&stack, &source);
+    let notes = |plan: &Value| {
+        plan["notes"].as_array().expect("notes").iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+    };
+    assert!(!notes(&plan).contains("refers to auth.users"), "{plan:#}");
+
+    let gone = "DELETE FROM public.subscriptions WHERE subscriber = md5('user 1')::uuid;
+        DELETE FROM auth.users WHERE id = md5('user 1')::uuid";
+    live.server.run_sql(live.platform.database(), gone).expect("a user who is gone");
+    let rows = || {
+        live.one("SELECT (SELECT count(*) FROM public.profiles) || ' ' || (SELECT count(*) FROM public.subscriptions)")
+    };
+    let before = rows();
+    let given: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let run = |more: &[&str]| {
+        let issued = stack.issue_in_place(&source.backup);
+        let restore = Restore::in_place(&stack.api.url, &issued, &live.server);
+        let database = live.platform.database();
+        restore
+            .connect_to(&live.login.role, &live.login.password, database)
+            .args(&["--prove"])
+            .args(&given)
+            .args(more)
+            .run()
+    };
+    let plan_of = |more: &[&str]| run(&[&["--plan"], more].concat()).documents().pop().expect("a plan")["plan"].clone();
+    let plan = plan_of(&[]);
+    let told = "refers to auth.users, which stays, and it is not as it was at the backup: ";
+    assert!(notes(&plan).contains(told), "{plan:#}");
+    let without = run(&[]);
+    without.failed(3, "violates foreign key constraint");
+    assert!(without.said.stderr.contains("--keys-not-valid"), "{}", without.said);
+    assert_eq!((rows(), live.one(keys).contains("false")), (before, false));
+
+    let with = run(&["--keys-not-valid"]);
+    with.is_identical();
+    assert_eq!(live.one(keys), "profiles_id_fkey false, subscriptions_subscriber_fkey false");
+    let planned = plan_of(&["--keys-not-valid"]);
+    let commands: Vec<&str> =
+        planned["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
+    let orphans = commands
+        .iter()
+        .find(|command| command.starts_with("SELECT * FROM \"public\".\"profiles\""))
+        .unwrap_or_else(|| panic!("{commands:#?}"));
+    let orphans = orphans.trim_end_matches(';').replace("SELECT *", "SELECT count(*)");
+    assert_eq!(live.one(&orphans), "1", "{commands:#?}");
+    live.run(
+        "DELETE FROM public.profiles WHERE id NOT IN (SELECT id FROM auth.users);
+        DELETE FROM public.subscriptions WHERE subscriber NOT IN (SELECT id FROM auth.users)",
+    );
+    for command in commands.iter().filter(|command| command.starts_with("ALTER TABLE")) {
+        live.run(command);
+    }
+    assert_eq!(live.one(keys), "profiles_id_fkey true, subscriptions_subscriber_fkey true");
+}
+
+#[test]
 fn a_platforms_database_goes_into_a_later_major() {
     let stack = Stack::shared();
     let majors = Postgres::majors_available();

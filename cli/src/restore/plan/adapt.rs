@@ -43,6 +43,8 @@ pub struct Wanted {
     pub adopt_definers: bool,
     /// `--drop-dependents`
     pub drop_dependents: bool,
+    /// `--keys-not-valid`
+    pub keys_not_valid: bool,
 }
 
 /// How a backup is fitted to a target.
@@ -54,7 +56,7 @@ pub struct Adaptation {
     useless: BTreeSet<i64>,
     /// Entries that take another form, and which.
     pub adapted: BTreeMap<i64, String>,
-    /// ACL entries in whose place [`Self::fixes`] stand.
+    /// Entries in whose place [`Self::fixes`] or [`Self::after`] stand.
     pub replaced: BTreeSet<i64>,
     /// Roles that are made.
     pub made: Vec<String>,
@@ -66,6 +68,8 @@ pub struct Adaptation {
     pub before: Vec<String>,
     /// Owners and rights to give after it.
     pub fixes: Vec<Fix>,
+    /// Statements after them.
+    pub after: Vec<String>,
     /// Commands that make more like the source, for whoever may and wants to.
     pub later: Vec<String>,
     /// The database is there already.
@@ -111,7 +115,7 @@ pub fn new_database(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation
     adaptation.make_roles(annex, facts, wanted);
     adaptation.keep_owners(annex, facts);
     adaptation.rebuild_rights(annex, facts, wanted);
-    adaptation.fit_database(facts);
+    adaptation.fit_database(annex, facts);
     adaptation
 }
 
@@ -119,7 +123,7 @@ pub fn new_database(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation
 pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
     let mut adaptation = Adaptation { database: annex.database.clone(), in_place: true, ..Adaptation::default() };
     let (left_out, refusals) = alone::entries(annex, facts, &wanted.leave_out);
-    adaptation.useless = omitted::entries(annex).0.into_keys().collect();
+    adaptation.useless = alone::useless(annex, facts).0.into_keys().collect();
     adaptation.left_out = left_out;
     adaptation.refusals = refusals;
     for word in wanted.leave_out.iter().filter(|word| !word.starts_with("data:") && *word != alone::MEMBERSHIPS) {
@@ -136,6 +140,7 @@ pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
     adaptation.keep_owners(annex, facts);
     adaptation.rebuild_rights(annex, facts, wanted);
     adaptation.keep_narrow(annex, facts);
+    adaptation.loosen_keys(annex, facts, wanted);
     adaptation
 }
 
@@ -281,12 +286,12 @@ impl Adaptation {
         self.made = made;
     }
 
-    fn exists(&self, facts: &Facts, name: &str) -> bool {
+    pub(super) fn exists(&self, facts: &Facts, name: &str) -> bool {
         name.is_empty() || facts.roles.contains_key(name) || self.made.iter().any(|made| made == name)
     }
 
     /// Whether the restoring role may make this one an owner, and still use what it owns.
-    fn may_act_as(&self, facts: &Facts, name: &str) -> bool {
+    pub(super) fn may_act_as(&self, facts: &Facts, name: &str) -> bool {
         name.is_empty()
             || name == facts.role
             || self.made.iter().any(|made| made == name)
@@ -497,44 +502,6 @@ impl Adaptation {
                 "default privileges of the target would give more on {} than the source did; that is taken away right after the restore",
                 format::counted(wider.len() as u64, "object")
             ));
-        }
-    }
-
-    /// The database's own properties, without what cannot be had.
-    fn fit_database(&mut self, facts: &Facts) {
-        let mut dropped = Vec::new();
-        if !self.may_act_as(facts, &self.database.owner) {
-            self.database.owner.clone_from(&facts.role);
-        }
-        if let Some(items) = self.database.acl.take() {
-            let exists = |item: &String| acl::parse(item).is_some_and(|item| self.exists(facts, &item.grantee));
-            let (kept, lost): (Vec<String>, Vec<String>) = items.into_iter().partition(exists);
-            dropped.extend(lost.iter().map(|item| format!("the right {} on it", shown(item))));
-            self.database.acl = Some(kept);
-        }
-        let problems: BTreeMap<&str, &str> =
-            facts.setting_problems.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
-        let settings = std::mem::take(&mut self.database.settings);
-        for setting in settings {
-            match problems.get(setting.name.as_str()).filter(|_| !database::loads_libraries(&setting.name)) {
-                Some(why) => dropped.push(format!("its setting {} ({})", shown(&setting.name), shown(why))),
-                None => self.database.settings.push(setting),
-            }
-        }
-        let settings = std::mem::take(&mut self.database.role_settings);
-        for setting in settings {
-            let own = facts.superuser || setting.role == facts.role || self.made.contains(&setting.role);
-            if own && !problems.contains_key(setting.name.as_str()) {
-                self.database.role_settings.push(setting);
-            } else {
-                dropped.push(format!("its setting {} for \"{}\"", shown(&setting.name), shown(&setting.role)));
-            }
-        }
-        if !dropped.is_empty() {
-            let count = dropped.len();
-            let shown = dropped.into_iter().take(5).collect::<Vec<_>>().join(", ");
-            let more = if count > 5 { format!(" and {} more", count - 5) } else { String::new() };
-            self.notes.push(format!("the database will be without {shown}{more}"));
         }
     }
 }

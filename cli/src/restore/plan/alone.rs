@@ -36,9 +36,9 @@ const PARTS: [&str; 18] = [
 
 /// Entries that are left alone, each with the reason; and why the restore is refused.
 pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<i64, String>, Vec<Refusal>) {
-    let (mut left_out, mut refusals) = omitted::entries(annex);
+    let (mut left_out, mut refusals) = useless(annex, facts);
     let foreign = |object: &Object| facts.inside.foreign.contains(object);
-    let in_use = facts.inside.used_by_foreign.iter();
+    let in_use = facts.inside.in_use.iter();
     let of_others = |kind: &str, name: &str| facts.inside.foreign_others.contains(&(kind.to_owned(), name.to_owned()));
     // A schema cannot be dropped while it holds anything that stays.
     let kept_schemas: BTreeSet<&str> = facts.inside.foreign.iter().chain(in_use).filter_map(Object::schema).collect();
@@ -46,12 +46,12 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
         let kind = entry.kind.as_str();
         let why = match (kind, Object::of(entry)) {
             ("SCHEMA", Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
-            ("SCHEMA", _) if kept_schemas.contains(entry.name.as_str()) => Some("it holds what belongs to others"),
+            ("SCHEMA", _) if kept_schemas.contains(entry.name.as_str()) => Some("it holds what stays as it is"),
             (_, Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
             (_, Some(object)) if facts.inside.rowless.contains(&object) => {
                 Some("its rows are not in the backup: it stays as it is on the target")
             }
-            (_, Some(object)) if facts.inside.used_by_foreign.contains(&object) => {
+            (_, Some(object)) if facts.inside.in_use.contains(&object) => {
                 Some("what stays as it is uses it on the target")
             }
             ("EXTENSION" | "PUBLICATION" | "EVENT TRIGGER", _) if of_others(kind, &entry.name) => {
@@ -75,6 +75,11 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
     refusals.extend(memberships(annex, &mut left_out, leave_out));
     refusals.extend(data(annex, facts, &left_out, leave_out));
     (left_out, refusals)
+}
+
+/// What could be of no use: nothing, where what the backup has not is there.
+pub fn useless(annex: &Annex, facts: &Facts) -> (BTreeMap<i64, String>, Vec<Refusal>) {
+    if facts.inside.has_omitted { Default::default() } else { omitted::entries(annex) }
 }
 
 /// What is part of something that is left alone. An index or a policy depends on its table, and also on what it uses:

@@ -9,11 +9,13 @@ pub mod adapt;
 mod alone;
 mod containers;
 mod in_place;
+pub mod keys;
 mod kinds;
 mod new_database;
 pub mod objects;
-mod omitted;
+pub mod omitted;
 mod order;
+mod properties;
 mod roles;
 mod since;
 mod widening;
@@ -106,6 +108,9 @@ pub struct Plan {
     /// Owners and rights to give after it.
     #[serde(skip)]
     pub fixes: Vec<access::Fix>,
+    /// Statements after those.
+    #[serde(skip)]
+    pub after: Vec<String>,
     /// Both as people read them: the same reason once.
     #[serde(skip)]
     groups: Vec<(&'static str, String)>,
@@ -119,7 +124,7 @@ pub struct DroppedFirst {
     pub what: String,
     /// The statement.
     pub statement: String,
-    /// The statement that makes it again, where the server tells one; without owner, rights and comment.
+    /// The statement that makes it again, where the server tells one; without owner, rights, options and comment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub definition: Option<String>,
     /// The same, for the catalogue.
@@ -284,6 +289,7 @@ impl Plan {
             properties: std::mem::take(&mut adaptation.database),
             before: std::mem::take(&mut adaptation.before),
             fixes: std::mem::take(&mut adaptation.fixes),
+            after: std::mem::take(&mut adaptation.after),
             groups: Vec::new(),
         };
         plan.dropped.extend(drops.into_iter().map(|(dependent, statement)| DroppedFirst {
@@ -416,8 +422,7 @@ impl Plan {
         lines.extend(lacking(&self.omissions).map(|lack| ("lacks", lack)));
         lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         if !self.commands.is_empty() {
-            lines
-                .push(("later", "what the roles of the source have beside their names, for you to decide:".to_owned()));
+            lines.push(("later", "for you to decide, and to run:".to_owned()));
             lines.extend(self.commands.iter().map(|command| ("", shown(command))));
         }
         for refusal in &self.refusals {

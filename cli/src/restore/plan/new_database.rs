@@ -40,10 +40,12 @@ pub fn check(
             format!("add --created-database {}", free_name(&name, &facts.databases)),
         ));
     }
-    if let Some(problem) = &facts.locale_problem {
+    if let Some(missing) = &facts.locale_missing
+        && (missing.instead.is_none() || is_opaque(annex))
+    {
         refusals.push(Refusal::new(
             "locale_missing",
-            format!("the target cannot make a database with the source's locale: {problem}"),
+            format!("the target cannot make a database with the source's locale: {}", missing.problem),
             "install that locale on the target's server",
         ));
     }

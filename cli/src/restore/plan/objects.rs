@@ -66,6 +66,27 @@ impl Object {
         })
     }
 
+    /// What a query of the catalogue calls `relation`, `sequence`, `routine`, `type` or `schema`.
+    pub fn named(word: &str, schema: String, name: String) -> Self {
+        match word {
+            "sequence" => Self::Sequence(schema, name),
+            "routine" => Self::Routine(schema, name),
+            "type" => Self::Type(schema, name),
+            "schema" => Self::Schema(schema),
+            _ => Self::Relation(schema, name),
+        }
+    }
+
+    /// Its name, without a schema.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Relation(_, name) | Self::Sequence(_, name) | Self::Routine(_, name) | Self::Type(_, name) => name,
+            Self::Schema(name) | Self::Language(name) | Self::Server(name) | Self::Wrapper(name) | Self::Blob(name) => {
+                name
+            }
+        }
+    }
+
     /// The schema it is in.
     pub fn schema(&self) -> Option<&str> {
         match self {

@@ -8,7 +8,7 @@ use walwarden_verifier::annex::{Annex, Entry};
 use super::{Refusal, entry_name};
 
 /// The runner's word for it (`dependsOnOmitted`, docs/evidence-format.md).
-const REASON: &str = "dependsOnOmitted";
+pub const REASON: &str = "dependsOnOmitted";
 
 /// Kinds that hold data, or what data is loaded into.
 const DATA: [&str; 6] = ["TABLE", "TABLE DATA", "TABLE ATTACH", "SEQUENCE", "SEQUENCE SET", "BLOBS"];

@@ -3,16 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walwarden_verifier::{
-    annex::{Annex, Entry},
-    ids::shown,
-};
+use walwarden_verifier::{annex::Annex, ids::shown};
 
-use super::{Refusal, adapt, objects::Object};
+use super::{Refusal, adapt};
 use crate::restore::{
     prove::columns,
     target::{
-        dependents::{Dependent, Kind, Named},
+        dependents::{Dependent, Named},
         facts::Facts,
         inside::ExistingTable,
     },
@@ -27,36 +24,19 @@ struct Dropped<'a> {
     partitions: Vec<&'a ExistingTable>,
 }
 
-fn named(entry: &Entry) -> Option<Named> {
-    if entry.kind == "EXTENSION" {
-        return Some((Kind::Extension, String::new(), entry.name.clone()));
-    }
-    if entry.kind == "EVENT TRIGGER" {
-        return Some((Kind::EventTrigger, String::new(), entry.name.clone()));
-    }
-    Some(match Object::of(entry)? {
-        Object::Relation(schema, name) => (Kind::Relation, schema, name),
-        Object::Sequence(schema, name) => (Kind::Sequence, schema, name),
-        Object::Routine(schema, name) => (Kind::Routine, schema, name),
-        Object::Type(schema, name) => (Kind::Type, schema, name),
-        _ => return None,
-    })
-}
-
 impl<'a> Dropped<'a> {
     fn of(annex: &'a Annex, facts: &'a Facts, left_out: &BTreeMap<i64, String>) -> Self {
         let kept = || annex.entries.iter().filter(|entry| !left_out.contains_key(&entry.dump_id));
-        let mut objects: BTreeSet<Named> = kept().filter_map(named).collect();
+        let mut objects: BTreeSet<Named> = kept().filter_map(Named::of).collect();
         let keys = kept().filter(|entry| entry.kind == "FK CONSTRAINT");
         let keys = keys.map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect();
-        let in_archive: BTreeSet<Named> = annex.entries.iter().filter_map(named).collect();
+        let in_archive: BTreeSet<Named> = annex.entries.iter().filter_map(Named::of).collect();
         let mut partitions: Vec<&ExistingTable> = Vec::new();
         loop {
             let before = partitions.len();
             for table in &facts.inside.tables {
                 let Some((schema, name)) = &table.partition_of else { continue };
-                let own = (Kind::Relation, table.schema.clone(), table.name.clone());
-                let of = (Kind::Relation, schema.clone(), name.clone());
+                let (own, of) = (Named::relation(&table.schema, &table.name), Named::relation(schema, name));
                 // What the archive has and the plan leaves alone is detached first, and stays.
                 if objects.contains(&of) && !in_archive.contains(&own) && objects.insert(own) {
                     partitions.push(table);
@@ -97,15 +77,14 @@ impl<'a> Dropped<'a> {
     /// Whether it is dropped before what it depends on.
     fn goes(&self, dependent: &Dependent) -> bool {
         if dependent.kind == "foreign key" {
-            let (_, schema, table) = &dependent.holder;
-            let name = format!("{table} {}", dependent.part);
-            return self.keys.contains(&(schema.as_str(), name.as_str()));
+            let name = format!("{} {}", dependent.holder.name(), dependent.part);
+            return self.keys.contains(&(dependent.holder.schema(), name.as_str()));
         }
         self.objects.contains(&dependent.holder)
     }
 }
 
-/// What the target has been told to lose beside what the backup holds.
+/// What the comparison found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Why the restore is refused.
@@ -139,7 +118,7 @@ pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop
     }
     let whole = blocking.iter().filter(|dependent| dependent.part.is_empty());
     let gone: BTreeSet<(&str, &str)> =
-        whole.map(|dependent| (dependent.holder.1.as_str(), plain(&dependent.holder.2))).collect();
+        whole.map(|dependent| (dependent.holder.schema(), plain(dependent.holder.name()))).collect();
     let stays = staying(annex, facts, &dropped, &gone);
     if !stays.is_empty() {
         found.notes.push(format!("not in the backup, stay as they are: {}", adapt::some(&stays)));
@@ -151,8 +130,8 @@ pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop
 fn refusal(dependent: &Dependent, may_go: bool) -> Refusal {
     let what = dependent.what();
     let on = match &dependent.on {
-        (Kind::Extension, _, name) => format!("the extension {name}"),
-        (_, schema, name) => format!("{schema}.{name}"),
+        Named::Extension(name) => format!("the extension {name}"),
+        other => other.whole(),
     };
     let remedy = match (dependent.drop_statement(), may_go) {
         (Some(statement), true) => format!("{statement}; or --drop-dependents, which drops all of these first"),
@@ -171,7 +150,7 @@ fn staying(annex: &Annex, facts: &Facts, dropped: &Dropped<'_>, gone: &BTreeSet<
     let in_archive: BTreeSet<(&str, &str)> =
         annex.entries.iter().map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect();
     let goes = |table: &ExistingTable| {
-        dropped.objects.contains(&(Kind::Relation, table.schema.clone(), table.name.clone()))
+        dropped.objects.contains(&Named::relation(&table.schema, &table.name))
             || in_archive.contains(&(table.schema.as_str(), table.name.as_str()))
     };
     let tables = facts.inside.tables.iter().filter(|table| !goes(table));
@@ -202,7 +181,7 @@ fn strangers<'a>(annex: &Annex, facts: &'a Facts) -> Vec<(&'a str, &'a str, &'a 
 pub fn kept_schemas<'a>(annex: &'a Annex, facts: &'a Facts, left_out: &BTreeMap<i64, String>) -> BTreeSet<&'a str> {
     let dropped = Dropped::of(annex, facts, left_out);
     let tables = facts.inside.tables.iter();
-    let tables = tables.filter(|t| !dropped.objects.contains(&(Kind::Relation, t.schema.clone(), t.name.clone())));
+    let tables = tables.filter(|t| !dropped.objects.contains(&Named::relation(&t.schema, &t.name)));
     let tables = tables.map(|table| table.schema.as_str());
     tables.chain(strangers(annex, facts).into_iter().map(|(_, schema, _)| schema)).collect()
 }

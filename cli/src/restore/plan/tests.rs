@@ -2,9 +2,10 @@ use walwarden_verifier::annex::{Counts, Database, Extension, Header, Omission, R
 
 use super::*;
 use crate::restore::target::{
-    dependents::{Dependent, Kind},
+    dependents::{Dependent, Named},
     facts::OfferedExtension,
     inside::{DefaultPrivilege, ExistingTable, IndexName, Resident},
+    locale::{Locale, Missing},
 };
 
 fn entry(dump_id: i64, kind: &str, name: &str) -> Entry {
@@ -131,13 +132,39 @@ fn everything_that_stands_in_the_way_of_a_new_database_is_named() {
     facts.read_only = true;
     facts.databases.push("shop".into());
     facts.databases.push("shop_restore".into());
-    facts.locale_problem = Some("could not create locale".into());
+    facts.locale_missing = Some(Missing { problem: "could not create locale".into(), instead: None });
     facts.setting_problems =
         vec![("log_statement".into(), "permission denied".into()), ("session_preload_libraries".into(), "no".into())];
     facts.extensions.insert("hstore".into(), OfferedExtension { default_version: "1.8".into(), superuser_only: true });
     let plan = plan(&annex, &facts, RestoreMode::NewDatabase);
     assert_eq!(plan.outcome, "refused");
     insta::assert_snapshot!(shown_plan(&plan, &annex));
+}
+
+#[test]
+fn where_the_locale_is_missing_the_nearest_one_is_given() {
+    let database = entry(1, "DATABASE", "shop");
+    let mut annex = annex(vec![database, entry(3, "TABLE", "t")]);
+    annex.database.locale_provider = "i".into();
+    annex.database.locale = Some("de-DE".into());
+    annex.database.collate = "de_DE.utf8".into();
+    annex.database.ctype = "de_DE.utf8".into();
+    let mut facts = facts(true);
+    facts.databases.clear();
+    let nearest = [
+        Locale { provider: "c".into(), collate: "C".into(), ctype: "C.utf8".into(), ..Locale::default() },
+        Locale { collate: "C.utf8".into(), ctype: "C.utf8".into(), ..Locale::of(&annex.database) },
+    ];
+    for (instead, words) in nearest.into_iter().zip([
+        "not all of its locale, de-DE of ICU (no such locale), and gives it C with C.utf8 for characters: text sorts and compares as there",
+        "not all of its locale, de-DE of ICU (no such locale), and gives it de-DE of ICU: text sorts as before",
+    ]) {
+        facts.locale_missing = Some(Missing { problem: "no such locale".into(), instead: Some(instead.clone()) });
+        let plan = plan(&annex, &facts, RestoreMode::NewDatabase);
+        assert_eq!((plan.outcome, plan.counts.adapted, plan.refusals.len()), ("adapted", 1, 0), "{plan:#?}");
+        assert!(plan.adapted[0].contains(words), "{}", plan.adapted[0]);
+        assert_eq!(Locale::of(&plan.properties), instead);
+    }
 }
 
 #[test]
@@ -173,29 +200,30 @@ fn in_place_says_what_goes_what_stays_and_what_would_not_go() {
         table("app", "new", None),
         table("public", "other", None),
     ];
-    let named = |kind, name: &str| (kind, "app".to_owned(), name.to_owned());
+    let relation = |name: &str| Named::relation("app", name);
+    let routine = |name: &str| Named::Object(objects::Object::Routine("app".into(), name.into()));
     let dependent = |kind: &str, holder, part: &str, on| Dependent {
         kind: kind.into(),
         holder,
         part: part.into(),
         on,
         ours: true,
-        address: (0, 0),
+        oid: 0,
     };
-    let t = || named(Kind::Relation, "t");
-    let f = || named(Kind::Routine, "f(integer)");
-    let new = || named(Kind::Relation, "new");
+    let t = || relation("t");
+    let f = || routine("f(integer)");
+    let new = || relation("new");
     facts.inside.dependents = vec![
-        dependent("view", named(Kind::Relation, "on_since"), "", named(Kind::Relation, "since")),
-        dependent("view", named(Kind::Relation, "v"), "", t()),
-        dependent("view", named(Kind::Relation, "since"), "", t()),
+        dependent("view", relation("on_since"), "", relation("since")),
+        dependent("view", relation("v"), "", t()),
+        dependent("view", relation("since"), "", t()),
         dependent("foreign key", new(), "new_t_fkey", t()),
         dependent("trigger", t(), "of_its_own", f()),
         dependent("trigger", new(), "tr", f()),
         dependent("policy", new(), "p", f()),
         dependent("column", new(), "c", t()),
-        dependent("view", named(Kind::Relation, "harmless"), "", new()),
-        Dependent { ours: false, ..dependent("function", named(Kind::Routine, "theirs(app.t)"), "", t()) },
+        dependent("view", relation("harmless"), "", new()),
+        Dependent { ours: false, ..dependent("function", routine("theirs(app.t)"), "", t()) },
     ];
     facts.inside.columns = [(("app".into(), "t".into()), "(id, nick)".into())].into();
     let resident = |kind: &str, name: &str| Resident { kind: kind.into(), schema: "app".into(), name: name.into() };

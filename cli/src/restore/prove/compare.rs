@@ -54,29 +54,19 @@ pub async fn prove(
     output: &Output,
 ) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::default();
-    let key: RowKey =
-        match hex::decode(&annex.header.row_key).ok().and_then(|key| <[u8; ROW_KEY_BYTES]>::try_from(key).ok()) {
-            Some(key) => key,
-            None => {
-                outcome.not_proven.push(("everything".into(), "the annex holds no row key".into()));
-                outcome.not_compared = annex.tables.len() as u64;
-                return Ok(outcome);
-            }
-        };
+    let Some(key) = row_key(annex) else {
+        outcome.not_proven.push(("everything".into(), NO_ROW_KEY.into()));
+        outcome.not_compared = annex.tables.len() as u64;
+        return Ok(outcome);
+    };
     let broke = |error: tokio_postgres::Error| failed("compare the restored database", &error);
     let first = open(target, database, annex, money_readable, None).await?;
     let snapshot: String = first.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(broke)?.get(0);
     let catalogue = Catalogue::read(&first, annex, money_readable).await.map_err(broke)?;
 
-    let mut divided = units::divide(annex, &catalogue);
-    divided.due.sort_by_key(|unit| std::cmp::Reverse(unit.bytes));
-    outcome.different.append(&mut divided.different);
-    for (name, why, tables) in divided.not_proven.drain(..) {
-        outcome.not_proven.push((name, why));
-        outcome.not_compared += tables;
-    }
-    let connections = connections.min(divided.due.len()).max(1);
-    let queue = Arc::new(Mutex::new(VecDeque::from(divided.due)));
+    let due = begin(annex, &catalogue, &mut outcome);
+    let connections = connections.min(due.len()).max(1);
+    let queue = Arc::new(Mutex::new(VecDeque::from(due)));
     let read_bytes = Arc::new(AtomicU64::new(0));
     let mut workers = Vec::new();
     for _ in 1..connections {
@@ -113,6 +103,42 @@ pub async fn prove(
     outcome.different.sort();
     outcome.not_proven.sort();
     Ok(outcome)
+}
+
+/// Compares the rows of the annex's tables, over one connection.
+pub async fn rows(target: &Target, database: &str, annex: &Annex, money_readable: bool) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::default();
+    let Some(key) = row_key(annex) else {
+        outcome.not_proven.push(("everything".into(), NO_ROW_KEY.into()));
+        return Ok(outcome);
+    };
+    let broke = |error: tokio_postgres::Error| failed("compare rows with those of the backup", &error);
+    let client = open(target, database, annex, money_readable, None).await?;
+    let catalogue = Catalogue::read(&client, annex, money_readable).await.map_err(broke)?;
+    let due = begin(annex, &catalogue, &mut outcome);
+    let read_bytes = Arc::new(AtomicU64::new(0));
+    for (unit, result) in tables(Arc::new(client), key, Arc::new(Mutex::new(VecDeque::from(due))), read_bytes).await {
+        judge(&unit, result.map_err(broke)?, &mut outcome);
+    }
+    Ok(outcome)
+}
+
+const NO_ROW_KEY: &str = "the annex holds no row key";
+
+fn row_key(annex: &Annex) -> Option<RowKey> {
+    <[u8; ROW_KEY_BYTES]>::try_from(hex::decode(&annex.header.row_key).ok()?).ok()
+}
+
+/// What is to be read; what is known without is in the outcome.
+fn begin(annex: &Annex, catalogue: &Catalogue, outcome: &mut Outcome) -> Vec<Unit> {
+    let mut divided = units::divide(annex, catalogue);
+    divided.due.sort_by_key(|unit| std::cmp::Reverse(unit.bytes));
+    outcome.different.append(&mut divided.different);
+    for (name, why, tables) in divided.not_proven.drain(..) {
+        outcome.not_proven.push((name, why));
+        outcome.not_compared += tables;
+    }
+    divided.due
 }
 
 async fn open(

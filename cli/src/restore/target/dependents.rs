@@ -2,36 +2,66 @@
 
 use tokio_postgres::Client;
 use walwarden_contract::quote;
+use walwarden_verifier::annex::Entry;
 
-/// Something that stands by itself: the archive's word for it is not the catalogue's, so a word of ours.
-pub type Named = (Kind, String, String);
+use crate::restore::plan::objects::Object;
 
-/// What a [`Named`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Table, view, materialized view or foreign table.
-    Relation,
-    /// Function, procedure or aggregate; its name is its signature, as an archive has it.
-    Routine,
-    /// Type or domain.
-    Type,
-    /// Sequence.
-    Sequence,
-    /// Extension; it has no schema.
-    Extension,
-    /// Event trigger; it has no schema.
-    EventTrigger,
+/// Something that stands by itself and can be dropped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Named {
+    /// What has an owner and rights of its own.
+    Object(Object),
+    /// Extension.
+    Extension(String),
+    /// Event trigger.
+    EventTrigger(String),
 }
 
-impl Kind {
-    fn of(word: &str) -> Self {
-        match word {
-            "routine" => Self::Routine,
-            "type" => Self::Type,
-            "sequence" => Self::Sequence,
-            "extension" => Self::Extension,
-            "event trigger" => Self::EventTrigger,
-            _ => Self::Relation,
+impl Named {
+    /// What an entry makes.
+    pub fn of(entry: &Entry) -> Option<Self> {
+        match entry.kind.as_str() {
+            "EXTENSION" => Some(Self::Extension(entry.name.clone())),
+            "EVENT TRIGGER" => Some(Self::EventTrigger(entry.name.clone())),
+            _ => Object::of(entry).map(Self::Object),
+        }
+    }
+
+    /// A table, view, materialized view or foreign table.
+    pub fn relation(schema: &str, name: &str) -> Self {
+        Self::Object(Object::Relation(schema.into(), name.into()))
+    }
+
+    fn read(row: &tokio_postgres::Row, at: usize) -> Self {
+        let name = row.get(at + 2);
+        match row.get(at) {
+            "extension" => Self::Extension(name),
+            "event trigger" => Self::EventTrigger(name),
+            word => Self::Object(Object::named(word, row.get(at + 1), name)),
+        }
+    }
+
+    /// Its schema, empty where it has none.
+    pub fn schema(&self) -> &str {
+        match self {
+            Self::Object(object) => object.schema().unwrap_or_default(),
+            _ => "",
+        }
+    }
+
+    /// Its name; a routine's with its arguments, as an archive has it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Object(object) => object.name(),
+            Self::Extension(name) | Self::EventTrigger(name) => name,
+        }
+    }
+
+    /// For people, unquoted.
+    pub fn whole(&self) -> String {
+        match self.schema() {
+            "" => self.name().to_owned(),
+            schema => format!("{schema}.{}", self.name()),
         }
     }
 }
@@ -49,15 +79,14 @@ pub struct Dependent {
     pub on: Named,
     /// Whether the restoring role may drop it.
     pub ours: bool,
-    /// Its catalogue and OID; of a view the relation's OID.
-    pub address: (u32, u32),
+    /// Its OID in its catalogue; of a view the relation's.
+    pub oid: u32,
 }
 
 impl Dependent {
     /// For people, unquoted.
     pub fn what(&self) -> String {
-        let (_, schema, name) = &self.holder;
-        let whole = if schema.is_empty() { name.clone() } else { format!("{schema}.{name}") };
+        let whole = self.holder.whole();
         match self.part.as_str() {
             "" => format!("{} {whole}", self.kind),
             part => format!("{} {part} of {whole}", self.kind),
@@ -66,7 +95,7 @@ impl Dependent {
 
     /// The statement that drops it, where no data and no other definition goes with it.
     pub fn drop_statement(&self) -> Option<String> {
-        let (_, schema, name) = &self.holder;
+        let (schema, name) = (self.holder.schema(), self.holder.name());
         let (whole, part) = (quote::qualified(schema, name), quote::ident(&self.part));
         Some(match self.kind.as_str() {
             "view" | "materialized view" => format!("DROP {} IF EXISTS {whole}", self.kind.to_uppercase()),
@@ -88,7 +117,7 @@ impl Dependent {
 
     /// The statement that makes it again, as the server tells it; `None` where it does not.
     pub async fn definition(&self, client: &Client) -> Option<String> {
-        let (_, schema, name) = &self.holder;
+        let (schema, name) = (self.holder.schema(), self.holder.name());
         let (whole, part) = (quote::qualified(schema, name), quote::ident(&self.part));
         let (before, call) = match self.kind.as_str() {
             "view" => (format!("CREATE VIEW {whole} AS "), "pg_get_viewdef($1::oid)"),
@@ -106,7 +135,7 @@ impl Dependent {
             ),
             _ => return None,
         };
-        let row = client.query_one(&format!("SELECT {call}"), &[&self.address.1]).await.ok()?;
+        let row = client.query_one(&format!("SELECT {call}"), &[&self.oid]).await.ok()?;
         let text: Option<String> = row.try_get(0).ok()?;
         Some(format!("{before}{}", text?.trim_end().trim_end_matches(';')))
     }
@@ -175,7 +204,7 @@ const DEPENDENTS: &str = "
           LEFT JOIN pg_type ty ON ty.oid = coalesce(nullif(e.of_domain, 0), CASE e.classid WHEN 'pg_type'::regclass THEN e.objid END)
           LEFT JOIN pg_namespace tn ON tn.oid = ty.typnamespace),
     named AS (
-        SELECT h.*, x.extname::text AS extension, pt.oid AS base, coalesce(rel.kind, tr.kind) AS on_relation_kind,
+        SELECT h.*, x.extname::text AS extension, coalesce(rel.kind, tr.kind) AS on_relation_kind,
                coalesce(rel.schema, tr.schema) AS on_relation_schema, coalesce(rel.name, tr.name) AS on_relation,
                coalesce(rel.oid, tr.oid) AS on_oid, r.schema AS on_routine_schema, r.name AS on_routine,
                bn.nspname::text AS on_type_schema, pt.typname::text AS on_type
@@ -193,14 +222,14 @@ const DEPENDENTS: &str = "
                 WHEN on_relation IS NOT NULL THEN on_relation_kind WHEN on_routine IS NOT NULL THEN 'routine' ELSE 'type' END,
            CASE WHEN extension IS NOT NULL THEN '' ELSE coalesce(on_relation_schema, on_routine_schema, on_type_schema) END,
            coalesce(extension, on_relation, on_routine, on_type),
-           pg_has_role(current_user, owner, 'USAGE'), classid,
+           pg_has_role(current_user, owner, 'USAGE'),
            CASE WHEN what IN ('view', 'materialized view') THEN relation ELSE objid END
       FROM named
      WHERE name IS NOT NULL AND coalesce(extension, on_relation, on_routine, on_type) IS NOT NULL
        AND (relation IS NULL OR on_oid IS NULL OR relation <> on_oid)
     UNION ALL
     SELECT 'foreign key', 'relation', fn.nspname::text, f.relname::text, c.conname::text, 'relation', tn.nspname::text,
-           t.relname::text, pg_has_role(current_user, f.relowner, 'USAGE'), 'pg_constraint'::regclass::oid, c.oid
+           t.relname::text, pg_has_role(current_user, f.relowner, 'USAGE'), c.oid
       FROM pg_constraint c JOIN pg_class f ON f.oid = c.conrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
       JOIN pg_class t ON t.oid = c.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
      WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid <> c.confrelid
@@ -211,16 +240,13 @@ pub(super) async fn read(client: &Client) -> Result<Vec<Dependent>, tokio_postgr
     client.batch_execute("SET search_path = ''").await?;
     let rows = client.query(DEPENDENTS, &[]).await?;
     client.batch_execute("RESET search_path").await?;
-    let named = |row: &tokio_postgres::Row, at: usize| {
-        (Kind::of(row.get::<_, &str>(at)), row.get::<_, String>(at + 1), row.get::<_, String>(at + 2))
-    };
     let dependent = |row: &tokio_postgres::Row| Dependent {
         kind: row.get(0),
-        holder: named(row, 1),
+        holder: Named::read(row, 1),
         part: row.get(4),
-        on: named(row, 5),
+        on: Named::read(row, 5),
         ours: row.get(8),
-        address: (row.get(9), row.get(10)),
+        oid: row.get(9),
     };
     Ok(rows.iter().map(dependent).collect())
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::{Client, error::SqlState};
-use walwarden_contract::quote;
-use walwarden_verifier::annex::{Annex, Database, Setting};
+use walwarden_verifier::annex::{Annex, Setting};
 
-use super::inside::Inside;
+use super::{
+    inside::Inside,
+    locale::{self, Missing},
+};
 use crate::failure::Failure;
 
 /// An extension the target offers.
@@ -59,8 +61,8 @@ pub struct Facts {
     pub inside: Inside,
     /// Other sessions in the connected database.
     pub other_sessions: i64,
-    /// Why the source's locale cannot be had, if so.
-    pub locale_problem: Option<String>,
+    /// What of the source's locale cannot be had.
+    pub locale_missing: Option<Missing>,
     /// Settings of the source database that this role cannot make, with the reason.
     pub setting_problems: Vec<(String, String)>,
     /// Whether the source's `lc_monetary` is known here.
@@ -79,7 +81,7 @@ impl Facts {
         let mut facts = Self::basics(client).await.map_err(query_failed)?;
         facts.lists(client, annex).await.map_err(query_failed)?;
         facts.owners(client, annex).await.map_err(query_failed)?;
-        facts.locale_problem = locale_problem(client, &facts, database).await;
+        facts.locale_missing = locale::missing(client, &facts, database).await;
         let of_roles =
             database.role_settings.iter().map(|own| Setting { name: own.name.clone(), value: own.value.clone() });
         let settings: Vec<Setting> = database.settings.iter().cloned().chain(of_roles).collect();
@@ -155,10 +157,7 @@ impl Facts {
         }
         self.databases = texts(client, "SELECT datname::text FROM pg_database").await?;
         self.tablespaces = texts(client, "SELECT spcname::text FROM pg_tablespace").await?;
-        let rowless = annex.omissions.iter().filter(|omission| omission.kind == "TABLE DATA");
-        let rowless: Vec<(&str, &str)> =
-            rowless.map(|omission| (omission.schema.as_str(), omission.name.as_str())).collect();
-        self.inside = Inside::read(client, &rowless).await?;
+        self.inside = Inside::read(client, &annex.omissions).await?;
         Ok(())
     }
 }
@@ -174,7 +173,7 @@ async fn texts(client: &Client, query: &str) -> Result<Vec<String>, tokio_postgr
 }
 
 /// Runs a statement in a transaction that is rolled back; the error, if it fails.
-async fn trial(
+pub(super) async fn trial(
     client: &Client,
     statement: &str,
     parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
@@ -188,60 +187,6 @@ async fn trial(
     };
     let _ = client.batch_execute("ROLLBACK").await;
     error
-}
-
-/// A temporary collation is the one way to ask a server whether it knows a locale.
-async fn locale_problem(client: &Client, facts: &Facts, database: &Database) -> Option<String> {
-    if !matches!(database.locale_provider.as_str(), "c" | "i" | "b") {
-        return Some(format!("locale provider {:?} is not known here", database.locale_provider));
-    }
-    let provider_since = match database.locale_provider.as_str() {
-        "i" => 15,
-        "b" => 17,
-        _ => 0,
-    };
-    if facts.major() < provider_since {
-        return Some(format!("the source's locale provider needs Postgres {provider_since} or later"));
-    }
-    let mut probes = vec![format!(
-        "CREATE COLLATION pg_temp.walwarden_probe (provider = libc, lc_collate = {}, lc_ctype = {})",
-        quote::literal(&database.collate),
-        quote::literal(&database.ctype)
-    )];
-    let locale = database.locale.as_deref().unwrap_or_default();
-    match database.locale_provider.as_str() {
-        "i" => {
-            let rules =
-                database.icu_rules.as_deref().map(|r| format!(", rules = {}", quote::literal(r))).unwrap_or_default();
-            probes.push(format!(
-                "CREATE COLLATION pg_temp.walwarden_probe (provider = icu, locale = {}{rules})",
-                quote::literal(locale)
-            ));
-        }
-        "b" => probes.push(format!(
-            "CREATE COLLATION pg_temp.walwarden_probe (provider = builtin, locale = {})",
-            quote::literal(locale)
-        )),
-        _ => {}
-    }
-    for probe in probes {
-        // Only what says that the locale is not there counts: the probe may fail for other reasons, such as another
-        // encoding of the connected database, and CREATE DATABASE then has the last word.
-        if let Some(db) = trial(client, &probe, &[]).await.as_ref().and_then(tokio_postgres::Error::as_db_error)
-            && facts.encoding == database.encoding
-            && [
-                SqlState::INVALID_PARAMETER_VALUE,
-                SqlState::UNDEFINED_FILE,
-                SqlState::FEATURE_NOT_SUPPORTED,
-                SqlState::WRONG_OBJECT_TYPE,
-                SqlState::UNDEFINED_OBJECT,
-            ]
-            .contains(db.code())
-        {
-            return Some(walwarden_verifier::ids::shown(db.message()));
-        }
-    }
-    None
 }
 
 async fn setting_problems(

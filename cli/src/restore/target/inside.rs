@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
+use walwarden_verifier::annex::Omission;
 
-use super::dependents::{self, Dependent};
-use crate::restore::plan::objects::Object;
+use super::{
+    dependents::{self, Dependent},
+    keys::Key,
+};
+use crate::restore::plan::{objects::Object, omitted};
 
 /// A table the target database has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,20 +72,26 @@ pub struct Inside {
     pub residents: Vec<Resident>,
     /// Objects that belong to roles whose rights the restoring role has not.
     pub foreign: BTreeSet<Object>,
-    /// Routines and types that those use, or a part of them does: a trigger, a policy, a default.
-    pub used_by_foreign: BTreeSet<Object>,
-    /// Tables that the backup has without their rows, their sequences among them.
-    pub rowless: BTreeSet<Object>,
     /// The same of extensions, publications and event triggers, by the archive's kind and name.
     pub foreign_others: BTreeSet<(String, String)>,
+    /// Tables that the backup has without their rows, with the sequences that number them.
+    pub rowless: BTreeSet<Object>,
+    /// Whether all that the backup left out of the source is there: what depends on it can be restored then.
+    pub has_omitted: bool,
+    /// Foreign keys between what stays and what does not.
+    pub keys: Vec<Key>,
+    /// Routines and types that [`Self::foreign`] or [`Self::rowless`] objects use, or a part of them does: a trigger, a
+    /// policy, a default.
+    pub in_use: BTreeSet<Object>,
     /// Indexes of partitions under the index of the partitioned table that holds them.
     pub attached: Vec<(IndexName, IndexName)>,
 }
 
 impl Inside {
-    /// Asks the connected database. `rowless` are the tables whose rows the backup has not, by schema and name.
-    pub async fn read(client: &Client, rowless: &[(&str, &str)]) -> Result<Self, tokio_postgres::Error> {
-        let (schemas, names): (Vec<&str>, Vec<&str>) = rowless.iter().copied().unzip();
+    /// Asks the connected database; [`Self::keys`] it is not asked for.
+    pub async fn read(client: &Client, omissions: &[Omission]) -> Result<Self, tokio_postgres::Error> {
+        let rowless = omissions.iter().filter(|omission| omission.kind == "TABLE DATA");
+        let (schemas, names): (Vec<&str>, Vec<&str>) = rowless.map(|o| (o.schema.as_str(), o.name.as_str())).unzip();
         let defaults = "SELECT coalesce(n.nspname::text, ''), d.defaclobjtype::text, d.defaclacl::text[] FROM pg_default_acl d
                           LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)";
         let default =
@@ -94,8 +104,10 @@ impl Inside {
             residents: residents(client).await?,
             attached: attached(client).await?,
             foreign: objects(client, FOREIGN, &[]).await?,
-            used_by_foreign: objects(client, USED_BY_FOREIGN, &[&schemas, &names]).await?,
+            in_use: objects(client, IN_USE, &[&schemas, &names]).await?,
             rowless: objects(client, ROWLESS, &[&schemas, &names]).await?,
+            has_omitted: has(client, omissions).await?,
+            keys: Vec::new(),
             foreign_others: client
                 .query(FOREIGN_OTHERS, &[])
                 .await?
@@ -105,6 +117,24 @@ impl Inside {
         })
     }
 }
+
+/// Whether the schemas, relations and rows that a backup is without by itself are there.
+async fn has(client: &Client, omissions: &[Omission]) -> Result<bool, tokio_postgres::Error> {
+    let by_itself = || omissions.iter().filter(|omission| omission.reason != omitted::REASON);
+    let schemas: Vec<&str> = by_itself().filter(|o| o.kind == "SCHEMA").map(|o| o.name.as_str()).collect();
+    let relations = by_itself().filter(|o| RELATIONS.contains(&o.kind.as_str()));
+    let (of, names): (Vec<&str>, Vec<&str>) = relations.map(|o| (o.schema.as_str(), o.name.as_str())).unzip();
+    let query = "SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) s (name)
+                             WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = s.name))
+                    AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[]) r (schema, name)
+                             WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                                WHERE n.nspname = r.schema AND c.relname = r.name))";
+    Ok(client.query_one(query, &[&schemas, &of, &names]).await?.get(0))
+}
+
+/// Kinds of omissions that are a relation, or of one.
+const RELATIONS: [&str; 7] =
+    ["TABLE", "TABLE DATA", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "SEQUENCE", "SEQUENCE SET"];
 
 /// Tables a user made in the connected database: not the system's, not an extension's.
 pub async fn existing_tables(client: &Client) -> Result<Vec<ExistingTable>, tokio_postgres::Error> {
@@ -173,7 +203,7 @@ const FOREIGN: &str = "
     UNION ALL
     SELECT 'schema', name, '' FROM schemas WHERE NOT ours";
 
-const USED_BY_FOREIGN: &str = "
+const IN_USE: &str = "
     WITH me AS (SELECT oid FROM pg_roles WHERE rolname = current_user),
     schemas AS (SELECT oid, nspname::text AS name,
                        nspname = 'public' OR pg_has_role(current_user, nspowner, 'USAGE') AS ours
@@ -230,16 +260,7 @@ async fn objects(
     client.batch_execute("SET search_path = ''").await?;
     let rows = client.query(query, parameters).await?;
     client.batch_execute("RESET search_path").await?;
-    let object = |row: &tokio_postgres::Row| {
-        let (schema, name) = (row.get(1), row.get(2));
-        match row.get(0) {
-            "sequence" => Object::Sequence(schema, name),
-            "routine" => Object::Routine(schema, name),
-            "type" => Object::Type(schema, name),
-            "schema" => Object::Schema(schema),
-            _ => Object::Relation(schema, name),
-        }
-    };
+    let object = |row: &tokio_postgres::Row| Object::named(row.get(0), row.get(1), row.get(2));
     Ok(rows.iter().map(object).collect())
 }
 

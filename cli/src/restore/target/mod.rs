@@ -4,6 +4,8 @@
 pub mod dependents;
 pub mod facts;
 pub mod inside;
+pub mod keys;
+pub mod locale;
 pub mod prompt;
 mod tls;
 
