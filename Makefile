@@ -59,6 +59,7 @@ soak: ## the long sweeps: many more property cases, the large samples, the slow 
 	PROPTEST_CASES=20000 cargo test -p walwarden-verifier -p walwarden-contract -p walwarden-runner --lib
 	cargo test -p walwarden-cli --test slow -- --ignored
 	cargo test -p walwarden-tests --lib -- --ignored --skip a_process_with_a_child
+	cargo test -p walwarden-tests --test e2e -- --ignored
 
 tools: ## the pinned programs the tests use, into .tools/
 	tests/tools/install.sh

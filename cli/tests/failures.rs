@@ -2,9 +2,16 @@
 
 mod support;
 
-use std::{os::unix::fs::DirBuilderExt, path::Path, process::Stdio, sync::atomic::Ordering};
+use std::{
+    io::Write,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::Ordering,
+};
 
 use support::{Backup, Postgres, Server, error, postgres, proxy, restore, said, sample, states, wait_until};
+use walwarden_verifier::annex::{AnnexSize, Role, RoleSetting, Setting};
 
 struct Stage {
     postgres: Postgres,
@@ -329,4 +336,125 @@ fn unreachable_targets_cost_nothing() {
         assert_eq!((error(&output).0.as_str(), output.status.code()), (code, Some(2)), "{}", said(&output));
     }
     assert_eq!(stage.claims(), 0);
+}
+
+/// Nothing that an annex says becomes a right, a setting that loads code, a statement of its own, or a terminal's escape
+/// sequence.
+#[test]
+fn a_hostile_description_gains_nothing() {
+    const EVIL: &str = "evil\u{1b}]0;owned\u{7}\"; ALTER ROLE app SUPERUSER; --\n$(id)";
+    let source = Postgres::start(postgres::usual_major());
+    let evil = walwarden_contract::quote::ident(EVIL);
+    source.run("postgres", &format!("CREATE ROLE app; CREATE ROLE {evil}; CREATE DATABASE source TEMPLATE template0"));
+    let schema = format!(
+        "CREATE SCHEMA {evil} AUTHORIZATION {evil}; CREATE TABLE {evil}.{evil} (id int PRIMARY KEY);
+         INSERT INTO {evil}.{evil} VALUES (1); GRANT SELECT ON {evil}.{evil} TO app; COMMENT ON SCHEMA {evil} IS 'x'"
+    );
+    source.run("source", &schema);
+    let loading = ["session_preload_libraries", "local_preload_libraries", "dynamic_library_path"];
+    let backup = Backup::of(&source, "source", "-Z6").with(|annex| {
+        let setting = |name: &str| Setting { name: name.to_owned(), value: "/tmp/evil".to_owned() };
+        annex.roles = ["app", EVIL]
+            .map(|name| Role {
+                name: name.into(),
+                superuser: true,
+                create_role: true,
+                bypass_rls: true,
+                settings: loading.map(setting).to_vec(),
+                ..Role::default()
+            })
+            .to_vec();
+        annex.header.counts.roles = 2;
+        annex.database.settings = loading.map(setting).to_vec();
+        annex.database.settings.push(setting("work_mem' TO 1; ALTER ROLE app SUPERUSER; --"));
+        annex.database.role_settings = vec![RoleSetting {
+            role: "app".into(),
+            name: "session_preload_libraries".into(),
+            value: "/tmp/evil".into(),
+        }];
+        annex.database.comment = Some("'; ALTER ROLE app SUPERUSER; --\u{1b}]0;owned\u{7}".into());
+    });
+    let server = Server::start(&backup);
+    let target = Postgres::start(postgres::usual_major());
+    let work = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        restore(&server, &backup, &target.dsn("postgres"), "new_database", work.path())
+            .args(["--created-database", "copy"])
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    for output in [run(&["--plan"]), run(&["--prove"])] {
+        assert!(output.status.success(), "{}", said(&output));
+        let bytes = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+        assert!(!bytes.contains(&0x1b) && !bytes.contains(&7), "{}", said(&output));
+    }
+    assert_eq!(target.databases(), ["copy", "postgres"]);
+    let table = walwarden_contract::quote::qualified(EVIL, EVIL);
+    assert_eq!(target.one("copy", &format!("SELECT count(*) FROM {table}")), "1");
+    let made = "SELECT count(*) FROM pg_roles WHERE (rolname = 'app' OR rolname LIKE 'evil%') AND NOT (
+                   rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication OR rolcanlogin)";
+    assert_eq!(target.one("postgres", made), "2");
+    assert_eq!(target.one("postgres", "SELECT count(*) FROM pg_db_role_setting"), "0");
+}
+
+/// What a key's holder signed is read no further than the limits, however well it packs.
+#[test]
+fn an_annex_of_a_gigabyte_of_zeros_is_refused_in_little_memory() {
+    let stage = stage();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let zeros = vec![0; 1 << 20];
+    (0..1024).for_each(|_| packed.write_all(&zeros).unwrap());
+    let packed = packed.finish().unwrap();
+    let (not_as_stated, too_large) = ("the annex is not what the manifest states", "larger than 1 GiB uncompressed");
+    let stated = [(1 << 30, 1, not_as_stated), (1 << 40, 1, too_large), (1 << 30, 1 << 40, not_as_stated)];
+    for (uncompressed_bytes, lines, words) in stated {
+        let backup = stage.backup.with_annex_file(packed.clone(), AnnexSize { uncompressed_bytes, lines });
+        let server = Server::start(&backup);
+        let inner = restore(&server, &backup, &stage.postgres.dsn("postgres"), "new_database", stage.work.path());
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -d 200000; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+        limited.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = limited.args(["--created-database", "copy"]).output().unwrap();
+        assert_eq!(
+            (error(&output).0.as_str(), output.status.code()),
+            ("manifest_invalid", Some(3)),
+            "{}",
+            said(&output)
+        );
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+        assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+    }
+    stage.untouched();
+}
+
+/// The annex is of this archive or of none: whichever of the two says otherwise, nothing is claimed.
+#[test]
+fn an_annex_that_disagrees_with_the_archive_is_refused() {
+    let stage = stage();
+    type Change = fn(&mut walwarden_verifier::annex::Annex);
+    let changes: [(&str, Change); 4] = [
+        ("other entries", |annex| annex.entries.swap(0, 1)),
+        ("other entries", |annex| annex.entries[0].owner = "somebody".into()),
+        ("another compression", |annex| annex.header.compression = "none".into()),
+        ("another database", |annex| annex.database.name = "other".into()),
+    ];
+    for (words, change) in changes {
+        let changed = stage.backup.with(change);
+        let backup = stage.backup.with_annex_file(changed.annex, changed.annex_size);
+        let server = Server::start(&backup);
+        let output = restore(&server, &backup, &stage.postgres.dsn("postgres"), "new_database", stage.work.path())
+            .args(["--created-database", "copy"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            (error(&output).0.as_str(), output.status.code()),
+            ("manifest_invalid", Some(3)),
+            "{}",
+            said(&output)
+        );
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+        assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+    }
+    stage.untouched();
 }

@@ -10,7 +10,7 @@ use support::{Backup, Postgres, Server, events, postgres, restore, said};
 use walwarden_contract::quote;
 
 /// What every name and the password are made of.
-const STRANGE: &str = "\"q\" 'q' =@%41\\ ü💥\n/:?#&";
+const STRANGE: &str = "--;$1 \"q\" 'q' =@%41\\ ü💥\n/:?#&";
 /// Part of the password and of nothing else on this machine.
 const SECRET: &str = "s3cr3t-of-names";
 

@@ -24,6 +24,7 @@ const AT: &str = "2026-11-24T07:59:50.001Z";
 pub struct Backup {
     pub artifact: Vec<u8>,
     pub annex: Vec<u8>,
+    pub annex_size: AnnexSize,
     pub records: Annex,
     pub envelope: String,
     pub manifest_hash: String,
@@ -79,6 +80,16 @@ impl Backup {
             writer.write(&record).unwrap();
         }
         let (file, size) = writer.finish().unwrap();
+        Self::sign(artifact, annex, survey, file, size)
+    }
+
+    /// The same with another file as its annex, and what the manifest says of its size.
+    pub fn with_annex_file(&self, file: Vec<u8>, size: AnnexSize) -> Self {
+        let survey = archive::survey(&self.artifact[..], &[7; 64], |_| {}).unwrap();
+        Self::sign(self.artifact.clone(), self.records.clone(), &survey, file, size)
+    }
+
+    fn sign(artifact: Vec<u8>, annex: Annex, survey: &archive::Survey, file: Vec<u8>, size: AnnexSize) -> Self {
         let sha = hex::encode(Sha256::digest(&artifact));
         let predicate = manifest::Backup {
             org_id: ORG.into(),
@@ -128,6 +139,7 @@ impl Backup {
         Self {
             artifact,
             annex: file,
+            annex_size: size,
             records: annex,
             envelope: String::from_utf8(envelope).unwrap(),
             manifest_hash: manifest::hash(&payload),

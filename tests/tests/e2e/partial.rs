@@ -186,6 +186,76 @@ fn what_a_selection_does_not_take_is_said_everywhere_and_the_rest_is_restored() 
     assert_eq!(postgres.query_one("chosen", counts).unwrap(), "101 100 150 10 1 1");
 }
 
+/// Extensions that a table whose rows are not in the backup uses, one that nothing of the kind does, one that needs
+/// another, one with configuration.
+const EXTENDED: &str = "
+    CREATE SCHEMA extensions;
+    CREATE EXTENSION citext SCHEMA extensions;
+    CREATE EXTENSION pg_trgm SCHEMA extensions;
+    CREATE EXTENSION hstore SCHEMA extensions;
+    CREATE EXTENSION earthdistance CASCADE;
+    CREATE EXTENSION walwarden_sample;
+    INSERT INTO walwarden_sample.setting VALUES ('then', 'yes');
+    CREATE TABLE users (email extensions.citext PRIMARY KEY, more extensions.hstore);
+    CREATE TABLE log (line text, by extensions.citext);
+    CREATE INDEX ON log USING gin (line extensions.gin_trgm_ops);
+    INSERT INTO users VALUES ('One', 'a=>1'), ('two', NULL);
+    INSERT INTO log VALUES ('line', 'ONE');";
+
+#[test]
+fn an_extension_that_what_stays_uses_is_left_alone() {
+    let stack = Stack::shared();
+    let postgres = Postgres::start(*Postgres::majors_available().last().expect("a Postgres")).unwrap();
+    postgres.create_database("extended").unwrap();
+    postgres.run_sql("extended", EXTENDED).unwrap();
+    let settings =
+        json!({ "selection": { "excludeTableData": ["public.log"] }, "compression": { "codec": "gzip", "level": 1 } });
+    let backup = stack.back_up(&stack.add_database("extended", &postgres.dsn("extended"), settings));
+    let since = "
+        DELETE FROM users WHERE email = 'one';
+        INSERT INTO log VALUES ('since', 'two');
+        CREATE TABLE places (at earth);
+        INSERT INTO places VALUES (ll_to_earth(1, 1));
+        CREATE VIEW settings AS SELECT * FROM walwarden_sample.setting;
+        UPDATE walwarden_sample.setting SET name = 'now';
+        ALTER EXTENSION citext SET SCHEMA public;";
+    postgres.run_sql("extended", since).unwrap();
+    let oids =
+        "SELECT string_agg(extname || ' ' || oid, ', ' ORDER BY extname) FROM pg_extension WHERE extname <> 'hstore'";
+    let hstore = "SELECT oid FROM pg_extension WHERE extname = 'hstore'";
+    let (before, replaced) =
+        (postgres.query_one("extended", oids).unwrap(), postgres.query_one("extended", hstore).unwrap());
+
+    let issued = stack.issue_in_place(&backup);
+    let restore = || Restore::in_place(&stack.api.url, &issued, &postgres).connect_by(&postgres.dsn("extended"));
+    let planned = restore().args(&["--plan", "--json"]).run();
+    assert_eq!(planned.said.code, i32::from(ExitCode::UserError as u8), "{}", planned.said);
+    let plan = planned.documents().into_iter().find_map(|document| document.get("plan").cloned()).expect("a plan");
+    let refusals: Vec<(&str, &str)> = plan["refusals"]
+        .as_array()
+        .expect("refusals")
+        .iter()
+        .map(|refusal| (refusal["code"].as_str().unwrap(), refusal["remedy"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        refusals,
+        [
+            ("extension_elsewhere", "ALTER EXTENSION \"citext\" SET SCHEMA \"extensions\";"),
+            ("extension_data", "restore into a new database, or without it: --leave-out extension-data"),
+        ],
+        "{plan:#}"
+    );
+    postgres.run_sql("extended", refusals[0].1).unwrap();
+    let restored = restore().args(&["--leave-out", "extension-data", "--prove"]).run();
+    restored.is_identical();
+
+    assert_eq!(postgres.query_one("extended", oids).unwrap(), before);
+    assert_ne!(postgres.query_one("extended", hstore).unwrap(), replaced, "nothing that stays uses it");
+    let rows = "SELECT (SELECT count(*) FROM users) || ' ' || (SELECT string_agg(by::text, ' ') FROM log) || ' '
+                || (SELECT count(*) FROM places) || ' ' || (SELECT string_agg(name, ' ') FROM settings)";
+    assert_eq!(postgres.query_one("extended", rows).unwrap(), "2 ONE two 1 now");
+}
+
 #[test]
 fn an_archive_that_nobody_read_is_kept_and_restored_and_never_called_identical() {
     let major = *Postgres::majors_available().first().expect("a Postgres");

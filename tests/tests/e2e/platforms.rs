@@ -5,7 +5,7 @@
 mod access;
 mod live;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use walwarden_tests::{Platform, Postgres, tools};
@@ -184,41 +184,57 @@ form*: entries whose owner or rights are not as they were; *left out*: what hold
 [What is adapted](restore.md#what-is-adapted) has the rules.
 ";
 
-fn page(by_major: &[(u8, Vec<Cell>)]) -> String {
-    let mut page = PAGE.to_owned();
-    for (major, cells) in by_major {
-        let targets = [SAME, SUPERUSER, OWNER, IN_PLACE];
-        page.push_str(&format!(
-            "\n## Postgres {major}\n\n| source | {} |\n|---|---|---|---|---|\n",
-            targets.join(" | ")
-        ));
-        for platform in Platform::ALL {
-            let of = |target: &&str| {
-                cells.iter().find(|cell| cell.source == platform && cell.target == *target).expect("a cell")
-            };
-            let row: Vec<&str> = targets.iter().map(|target| of(target).outcome.as_str()).collect();
-            page.push_str(&format!("| {} | {} |\n", name(platform), row.join(" | ")));
-        }
+fn section(major: u8, cells: &[Cell]) -> String {
+    let targets = [SAME, SUPERUSER, OWNER, IN_PLACE];
+    let mut section = format!("## Postgres {major}\n\n| source | {} |\n|---|---|---|---|---|\n", targets.join(" | "));
+    for platform in Platform::ALL {
+        let of = |target: &&str| {
+            cells.iter().find(|cell| cell.source == platform && cell.target == *target).expect("a cell")
+        };
+        let row: Vec<&str> = targets.iter().map(|target| of(target).outcome.as_str()).collect();
+        section.push_str(&format!("| {} | {} |\n", name(platform), row.join(" | ")));
     }
-    page
+    section
+}
+
+/// The page has a section for each major; those of these are as it says.
+fn is_as_the_page_says(majors: &[u8]) {
+    let made: Vec<String> = std::thread::scope(|scope| {
+        let making = majors.chunks(2).flat_map(|pair| {
+            let pair: Vec<_> = pair.iter().map(|&major| scope.spawn(move || section(major, &matrix(major)))).collect();
+            pair.into_iter().map(|made| made.join().expect("a major")).collect::<Vec<_>>()
+        });
+        making.collect()
+    });
+    let path = tools::repository().join("docs/restore-matrix.md");
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    let heading = |section: &str| section.lines().next().unwrap_or_default().to_owned();
+    let mut sections: BTreeMap<String, String> = kept
+        .split("\n\n## ")
+        .skip(1)
+        .map(|section| format!("## {}\n", section.trim_end()))
+        .map(|section| (heading(&section), section))
+        .collect();
+    sections.extend(made.into_iter().map(|section| (heading(&section), section)));
+    let page = [PAGE.to_owned()].into_iter().chain(sections.into_values()).collect::<Vec<_>>().join("\n");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, page).expect("the page");
+        return;
+    }
+    assert_eq!(kept, page, "docs/restore-matrix.md is not what was seen\nhint: UPDATE_DOCS=1 writes it anew");
 }
 
 #[test]
 fn every_platform_into_every_target_as_the_page_says() {
     let majors = Postgres::majors_available();
-    let (oldest, newest) = (*majors.first().expect("a Postgres"), *majors.last().expect("a Postgres"));
-    let by_major = std::thread::scope(|scope| {
-        let other = scope.spawn(|| (newest, matrix(newest)));
-        [(oldest, matrix(oldest)), other.join().expect("the newest major")]
-    });
-    let made = page(&by_major);
-    let path = tools::repository().join("docs/restore-matrix.md");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, made).expect("the page");
-        return;
-    }
-    let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(kept, made, "docs/restore-matrix.md is not what was seen\nhint: UPDATE_DOCS=1 writes it anew");
+    is_as_the_page_says(&[*majors.first().expect("a Postgres"), *majors.last().expect("a Postgres")]);
+}
+
+#[test]
+#[ignore = "the same for the majors between; make soak runs it"]
+fn every_platform_into_every_target_of_the_majors_between() {
+    let majors = Postgres::majors_available();
+    is_as_the_page_says(&majors[1..majors.len() - 1]);
 }
 
 /// What must be as before, whatever is restored over the customer's tables: definitions and rows of the platform's schemas.

@@ -16,7 +16,7 @@ use super::{
     Refusal,
     access::{Fix, Rights},
     acl::{self, Item},
-    alone, containers, entry_name, is_database_level,
+    alone, containers, entry_name, extensions, is_database_level,
     objects::Object,
     omitted, widening,
 };
@@ -126,11 +126,12 @@ pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
     adaptation.useless = alone::useless(annex, facts).0.into_keys().collect();
     adaptation.left_out = left_out;
     adaptation.refusals = refusals;
-    for word in wanted.leave_out.iter().filter(|word| !word.starts_with("data:") && *word != alone::MEMBERSHIPS) {
+    let known = |word: &str| word.starts_with("data:") || [alone::MEMBERSHIPS, extensions::DATA].contains(&word);
+    for word in wanted.leave_out.iter().filter(|word| !known(word)) {
         adaptation.refusals.push(Refusal::new(
             "leave_out_in_place",
             format!(
-                "--leave-out {} is for restores into a new database; in place it is data:SCHEMA, data:SCHEMA.TABLE or publication-table",
+                "--leave-out {} is for restores into a new database; in place it is data:SCHEMA, data:SCHEMA.TABLE, extension-data or publication-table",
                 shown(word)
             ),
             "restore into a new database, or without that flag",

@@ -9,7 +9,7 @@ use walwarden_verifier::{
     ids::shown,
 };
 
-use super::{Refusal, adapt, entry_name, is_database_level, objects::Object, omitted, since};
+use super::{Refusal, adapt, entry_name, extensions, is_database_level, objects::Object, omitted, since};
 use crate::restore::target::facts::Facts;
 
 /// Kinds of entries that are part of the object they depend on first.
@@ -65,6 +65,7 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
         }
     }
     parts(annex, facts, &mut left_out);
+    refusals.extend(extensions::keep(annex, facts, &mut left_out, leave_out));
     let others = since::kept_schemas(annex, facts, &left_out);
     for entry in annex.entries.iter().filter(|entry| entry.kind == "SCHEMA" && entry.name != "public") {
         if others.contains(entry.name.as_str()) {
@@ -169,7 +170,17 @@ fn data(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, leave_ou
         let sequence = Object::Sequence(entry.schema.clone(), entry.name.clone());
         entry.kind == "SEQUENCE SET" && facts.inside.rowless.contains(&sequence)
     };
-    let data = |entry: &&Entry| entry.kind == "TABLE DATA" || entry.kind == "SEQUENCE SET" && !position(entry);
+    let configuration: BTreeSet<(&str, &str)> = annex
+        .extensions
+        .iter()
+        .flat_map(|extension| &extension.config_tables)
+        .map(|table| (table.schema.as_str(), table.name.as_str()))
+        .collect();
+    // That has a word of its own.
+    let configures = |entry: &Entry| configuration.contains(&(entry.schema.as_str(), entry.name.as_str()));
+    let data = |entry: &&Entry| {
+        !configures(entry) && (entry.kind == "TABLE DATA" || entry.kind == "SEQUENCE SET" && !position(entry))
+    };
     for entry in
         annex.entries.iter().filter(data).filter(|entry| left_out.contains_key(&entry.dump_id) && !named(entry))
     {

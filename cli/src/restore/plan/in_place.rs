@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use walwarden_verifier::annex::{Annex, Entry};
 
-use super::{Refusal, Wishes, keys, since};
+use super::{Refusal, Wishes, extensions, keys, since};
 use crate::{
     format,
     restore::target::{dependents::Dependent, facts::Facts},
@@ -37,6 +37,7 @@ pub fn check(
     let mut found = since::look(annex, facts, left_out, wishes.wanted.drop_dependents);
     refusals.append(&mut found.refusals);
     notes.append(&mut found.notes);
+    notes.extend(extensions::notes(annex, facts, left_out));
     notes.extend(keys::notes(annex, facts, left_out, wishes.wanted.keys_not_valid));
     if facts.other_sessions > 0 {
         notes.push(format!(

@@ -27,6 +27,14 @@ struct Doubtful<'a> {
 
 /// Those of the entries that are restored.
 fn doubtful<'a>(annex: &'a Annex, facts: &'a Facts, left_out: &BTreeMap<i64, String>) -> Vec<Doubtful<'a>> {
+    if facts.inside.keys.is_empty() {
+        return Vec::new();
+    }
+    let kept = || annex.entries.iter().filter(|entry| !left_out.contains_key(&entry.dump_id));
+    let named = |entry: &'a Entry| ((entry.schema.as_str(), entry.name.as_str()), entry);
+    let keys: BTreeMap<(&str, &str), &Entry> =
+        kept().filter(|entry| entry.kind == "FK CONSTRAINT").map(named).collect();
+    let tables: BTreeMap<(&str, &str), &Entry> = kept().filter(|entry| entry.kind == "TABLE").map(named).collect();
     let mut found = Vec::new();
     for key in &facts.inside.keys {
         let why = match &key.rows {
@@ -34,22 +42,10 @@ fn doubtful<'a>(annex: &'a Annex, facts: &'a Facts, left_out: &BTreeMap<i64, Str
             Rows::Changed(how) => format!("it is not as it was at the backup: {how}"),
             Rows::Unknown(why) => format!("whether it is as it was at the backup is not known: {why}"),
         };
-        let is_it = |entry: &&Entry| {
-            entry.kind == "FK CONSTRAINT" && entry.schema == key.schema && entry.name == key.entry_name()
-        };
-        let Some(entry) = annex.entries.iter().find(is_it).filter(|e| !left_out.contains_key(&e.dump_id)) else {
-            continue;
-        };
-        let restored = |schema: &str, name: &str| {
-            annex.entries.iter().any(|entry| {
-                entry.kind == "TABLE"
-                    && entry.schema == schema
-                    && entry.name == name
-                    && !left_out.contains_key(&entry.dump_id)
-            })
-        };
-        let from_what_stays = !restored(&key.schema, &key.table);
-        found.push(Doubtful { key, entry, why, from_what_stays });
+        if let Some(&entry) = keys.get(&(key.schema.as_str(), key.entry_name().as_str())) {
+            let from_what_stays = !tables.contains_key(&(key.schema.as_str(), key.table.as_str()));
+            found.push(Doubtful { key, entry, why, from_what_stays });
+        }
     }
     found
 }
@@ -94,7 +90,7 @@ impl Adaptation {
                 "leave it out",
             ));
         }
-        for one in loose {
+        for one in &loose {
             let id = one.entry.dump_id;
             self.adapted
                 .insert(id, "made NOT VALID: rows that refer to what is gone stay, others are checked".to_owned());
@@ -106,9 +102,12 @@ impl Adaptation {
                 walwarden_contract::quote::qualified(&one.key.schema, &one.key.table),
                 walwarden_contract::quote::ident(&one.key.name)
             ));
-            // It is not there yet when pg_restore would comment on it.
-            for about in annex.entries.iter().filter(|entry| entry.dependencies.contains(&id)) {
-                self.left_out.insert(about.dump_id, format!("it is about {}", entry_name(one.entry)));
+        }
+        // It is not there yet when pg_restore would comment on it.
+        let loose: BTreeMap<i64, &Entry> = loose.iter().map(|one| (one.entry.dump_id, one.entry)).collect();
+        for about in &annex.entries {
+            if let Some(key) = about.dependencies.iter().find_map(|id| loose.get(id)) {
+                self.left_out.insert(about.dump_id, format!("it is about {}", entry_name(key)));
             }
         }
     }

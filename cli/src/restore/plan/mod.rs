@@ -8,6 +8,7 @@ pub mod acl;
 pub mod adapt;
 mod alone;
 mod containers;
+mod extensions;
 mod in_place;
 pub mod keys;
 mod kinds;
@@ -28,7 +29,7 @@ use std::{
 use adapt::Adaptation;
 use serde::Serialize;
 use tokio_postgres::Client;
-use walwarden_contract::{ids::RestoreId, quote, token::RestoreMode};
+use walwarden_contract::{ids::RestoreId, token::RestoreMode};
 use walwarden_verifier::{
     annex::{Annex, Database, Entry, Omission},
     ids::shown,
@@ -224,7 +225,7 @@ impl Plan {
         };
         refusals.append(&mut adaptation.refusals);
         refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
-        extensions(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);
+        extensions::check(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);
         let mut drops = Vec::new();
         if wishes.wanted.drop_dependents && (new_database || is_opaque(annex)) {
             refusals.push(Refusal::new(
@@ -457,58 +458,6 @@ fn lacking(omissions: &[Omission]) -> impl Iterator<Item = String> {
     let more = omissions.len().saturating_sub(LACKING_TOLD);
     let rest = (more > 0).then(|| format!("and {} more; --plan --json names all", format::count(more as u64)));
     omissions.iter().take(LACKING_TOLD).map(one).chain(rest).collect::<Vec<_>>().into_iter()
-}
-
-fn extensions(
-    annex: &Annex,
-    facts: &Facts,
-    left_out: &BTreeMap<i64, String>,
-    refusals: &mut Vec<Refusal>,
-    notes: &mut Vec<String>,
-) {
-    let in_archive: BTreeSet<&str> = match is_opaque(annex) {
-        true => annex.extensions.iter().map(|extension| extension.name.as_str()).collect(),
-        false => {
-            let entries = annex.entries.iter().filter(|entry| entry.kind == "EXTENSION");
-            let entries = entries.filter(|entry| !left_out.contains_key(&entry.dump_id));
-            entries.map(|entry| entry.name.as_str()).collect()
-        }
-    };
-    for name in in_archive {
-        let source = annex.extensions.iter().find(|extension| extension.name == name);
-        let version = source.map_or("unknown", |extension| extension.version.as_str());
-        match facts.extensions.get(name) {
-            None => refusals.push(Refusal::new(
-                "extension_missing",
-                format!(
-                    "the extension \"{}\" (version {} in the source) is not offered by the target",
-                    shown(name),
-                    shown(version)
-                ),
-                format!(
-                    "install the package of \"{}\" on the target's server, enable it with its provider, or go without it: --leave-out {}",
-                    shown(name),
-                    quote::sh(&format!("extension:{}", shown(name)))
-                ),
-            )),
-            Some(offered) => {
-                if source.is_some() && offered.default_version != version {
-                    notes.push(format!(
-                        "the extension \"{}\" will have version {} instead of {}",
-                        shown(name),
-                        shown(&offered.default_version),
-                        shown(version)
-                    ));
-                }
-                if offered.superuser_only && !facts.superuser {
-                    notes.push(format!(
-                        "the extension \"{}\" is for superusers unless the provider allows it",
-                        shown(name)
-                    ));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -129,10 +129,7 @@ pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop
 
 fn refusal(dependent: &Dependent, may_go: bool) -> Refusal {
     let what = dependent.what();
-    let on = match &dependent.on {
-        Named::Extension(name) => format!("the extension {name}"),
-        other => other.whole(),
-    };
+    let on = dependent.on.whole();
     let remedy = match (dependent.drop_statement(), may_go) {
         (Some(statement), true) => format!("{statement}; or --drop-dependents, which drops all of these first"),
         (Some(statement), false) => format!("{statement};"),
@@ -184,6 +181,16 @@ pub fn kept_schemas<'a>(annex: &'a Annex, facts: &'a Facts, left_out: &BTreeMap<
     let tables = tables.filter(|t| !dropped.objects.contains(&Named::relation(&t.schema, &t.name)));
     let tables = tables.map(|table| table.schema.as_str());
     tables.chain(strangers(annex, facts).into_iter().map(|(_, schema, _)| schema)).collect()
+}
+
+/// Extensions that are to be dropped, and that something depends on that is not.
+pub fn used_extensions(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>) -> BTreeSet<String> {
+    let dropped = Dropped::of(annex, facts, left_out);
+    let in_use = facts.inside.dependents.iter().filter_map(|dependent| match &dependent.on {
+        on @ Named::Extension(name) if dropped.objects.contains(on) && !dropped.goes(dependent) => Some(name.clone()),
+        _ => None,
+    });
+    in_use.collect()
 }
 
 /// Columns that came or went.

@@ -161,7 +161,7 @@ const DEPENDENTS: &str = "
                r.ev_class AS of_rule, r.rulename::text AS rule, a.adrelid AS of_default, a.adnum,
                t.tgrelid AS of_trigger, t.tgname::text AS trigger, p.polrelid AS of_policy, p.polname::text AS policy,
                nullif(c.conrelid, 0) AS of_check, c.contypid AS of_domain, c.conname::text AS check,
-               x.indrelid AS of_index, e.evtname::text AS event_trigger, e.evtowner
+               x.indrelid AS of_index, e.evtname::text AS event_trigger, e.evtowner, o.extname::text AS of_extension, o.extowner
           FROM pg_depend d
           LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
           LEFT JOIN pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
@@ -170,8 +170,10 @@ const DEPENDENTS: &str = "
           LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid AND c.contype = 'c'
           LEFT JOIN pg_index x ON d.classid = 'pg_class'::regclass AND x.indexrelid = d.objid
           LEFT JOIN pg_event_trigger e ON d.classid = 'pg_event_trigger'::regclass AND e.oid = d.objid
+          LEFT JOIN pg_extension o ON d.classid = 'pg_extension'::regclass AND o.oid = d.objid
          WHERE d.deptype = 'n' AND d.objid >= 16384 AND d.refobjid >= 16384
-           AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass)
+           AND (d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass, 'pg_extension'::regclass)
+                OR EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.refclassid AND m.objid = d.refobjid AND m.deptype = 'e'))
            AND NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = d.classid AND m.objid = d.objid
               AND (m.deptype = 'e' OR m.deptype = 'i' AND m.classid IN ('pg_proc'::regclass, 'pg_type'::regclass)))),
     holders AS (
@@ -182,21 +184,22 @@ const DEPENDENTS: &str = "
                     WHEN e.of_trigger IS NOT NULL THEN 'trigger' WHEN e.of_policy IS NOT NULL THEN 'policy'
                     WHEN e.of_check IS NOT NULL THEN 'check' WHEN e.of_index IS NOT NULL THEN 'index'
                     WHEN e.event_trigger IS NOT NULL THEN 'event trigger'
-                    WHEN p.oid IS NOT NULL THEN p.what
+                    WHEN e.of_extension IS NOT NULL THEN 'extension' WHEN p.oid IS NOT NULL THEN p.what
                     WHEN e.classid = 'pg_class'::regclass AND e.refclassid = 'pg_class'::regclass AND e.column = 0 THEN 'child table'
                     WHEN h.oid IS NOT NULL AND h.relkind <> 'c' THEN 'column'
                     ELSE 'type' END AS what,
-               CASE WHEN e.event_trigger IS NOT NULL THEN 'event trigger' WHEN p.oid IS NOT NULL THEN 'routine'
+               CASE WHEN e.event_trigger IS NOT NULL THEN 'event trigger' WHEN e.of_extension IS NOT NULL THEN 'extension'
+                    WHEN p.oid IS NOT NULL THEN 'routine'
                     WHEN h.oid IS NOT NULL THEN h.kind ELSE 'type' END AS kind,
                coalesce(h.schema, p.schema, tn.nspname::text, '') AS schema,
-               coalesce(e.event_trigger, h.name, p.name, ty.typname::text) AS name,
+               coalesce(e.event_trigger, e.of_extension, h.name, p.name, ty.typname::text) AS name,
                CASE WHEN h.relkind IN ('v', 'm') AND e.of_trigger IS NULL AND e.of_index IS NULL THEN ''
                     WHEN e.of_index IS NOT NULL THEN (SELECT relname::text FROM pg_class WHERE oid = e.objid)
                     WHEN e.column <> 0 AND h.relkind <> 'c' OR e.of_default IS NOT NULL THEN coalesce(
                         (SELECT attname::text FROM pg_attribute
                           WHERE attrelid = h.oid AND attnum = coalesce(e.adnum::int, e.column)), '')
                     ELSE coalesce(e.rule, e.trigger, e.policy, e.check, '') END AS part,
-               coalesce(h.owner, p.owner, ty.typowner, e.evtowner) AS owner, h.oid AS relation
+               coalesce(h.owner, p.owner, ty.typowner, e.evtowner, e.extowner) AS owner, h.oid AS relation
           FROM edges e
           LEFT JOIN relations h ON h.oid = coalesce(e.of_rule, e.of_default, e.of_trigger, e.of_policy, e.of_check, e.of_index,
                                                    CASE e.classid WHEN 'pg_class'::regclass THEN e.objid END)
@@ -210,7 +213,8 @@ const DEPENDENTS: &str = "
                bn.nspname::text AS on_type_schema, pt.typname::text AS on_type
           FROM holders h
           LEFT JOIN pg_depend m ON m.classid = h.refclassid AND m.objid = h.refobjid AND m.deptype = 'e'
-          LEFT JOIN pg_extension x ON m.refclassid = 'pg_extension'::regclass AND x.oid = m.refobjid
+          LEFT JOIN pg_extension x ON x.oid = CASE h.refclassid WHEN 'pg_extension'::regclass THEN h.refobjid
+                   ELSE CASE m.refclassid WHEN 'pg_extension'::regclass THEN m.refobjid END END
           LEFT JOIN relations rel ON h.refclassid = 'pg_class'::regclass AND rel.oid = h.refobjid
           LEFT JOIN routines r ON h.refclassid = 'pg_proc'::regclass AND r.oid = h.refobjid
           LEFT JOIN pg_type t ON h.refclassid = 'pg_type'::regclass AND t.oid = h.refobjid

@@ -57,6 +57,17 @@ pub struct IndexName {
     pub name: String,
 }
 
+/// An extension that the target database has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// `extversion`
+    pub version: String,
+    /// Its schema.
+    pub schema: String,
+    /// Schemas that its members are in.
+    pub schemas: BTreeSet<String>,
+}
+
 /// What is in a database.
 #[derive(Debug, Clone, Default)]
 pub struct Inside {
@@ -83,6 +94,8 @@ pub struct Inside {
     /// Routines and types that [`Self::foreign`] or [`Self::rowless`] objects use, or a part of them does: a trigger, a
     /// policy, a default.
     pub in_use: BTreeSet<Object>,
+    /// Extensions by name.
+    pub installed: BTreeMap<String, Installed>,
     /// Indexes of partitions under the index of the partitioned table that holds them.
     pub attached: Vec<(IndexName, IndexName)>,
 }
@@ -108,6 +121,7 @@ impl Inside {
             rowless: objects(client, ROWLESS, &[&schemas, &names]).await?,
             has_omitted: has(client, omissions).await?,
             keys: Vec::new(),
+            installed: installed(client).await?,
             foreign_others: client
                 .query(FOREIGN_OTHERS, &[])
                 .await?
@@ -169,6 +183,23 @@ async fn columns(client: &Client) -> Result<BTreeMap<(String, String), String>, 
                   WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema'
                     AND n.nspname !~ '^pg_'";
     Ok(client.query(query, &[]).await?.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+async fn installed(client: &Client) -> Result<BTreeMap<String, Installed>, tokio_postgres::Error> {
+    let query = "SELECT e.extname::text, e.extversion, n.nspname::text, ARRAY(
+                        SELECT DISTINCT m.nspname::text FROM pg_depend d
+                          LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+                          LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+                          LEFT JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
+                          JOIN pg_namespace m ON m.oid = coalesce(c.relnamespace, p.pronamespace, t.typnamespace)
+                         WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e')
+                   FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace";
+    let extension = |row: &tokio_postgres::Row| {
+        let schema: String = row.get(2);
+        let schemas = row.get::<_, Vec<String>>(3).into_iter().chain([schema.clone()]).collect();
+        (row.get(0), Installed { version: row.get(1), schema, schemas })
+    };
+    Ok(client.query(query, &[]).await?.iter().map(extension).collect())
 }
 
 const FOREIGN_OTHERS: &str = "

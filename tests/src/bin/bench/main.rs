@@ -1,11 +1,12 @@
 //! The benchmarks: our runner and our restore against the stock tools, on one database, in one run; then the memory of
-//! both on databases of unusual shapes. What is reported of the first are ratios of medians of interleaved runs, for
-//! absolute times belong to the machine; of the second, peaks beside the bounds that the code states.
+//! both on databases of unusual shapes, and on one with a hundred thousand tables. What is reported of the first are
+//! ratios of medians of interleaved runs, for absolute times belong to the machine; of the others, peaks beside the
+//! bounds that the code states.
 //!
-//! `make bench` builds the programs and runs this. `BENCH_ONLY` chooses `shop`, only its `restore`, or `shapes`. `BENCH_MEGABYTES` sets the
-//! shop's size (default 1,000), `BENCH_RUNS` the repetitions (default 5; -Z9 and -Z6 run once), `BENCH_MAJORS` the
-//! Postgres majors (default 15,17; the shapes take the last). `BENCH_RAW_GIGABYTES` is the size of the largest shape
-//! (default 4), which needs some five times that on the disk.
+//! `make bench` builds the programs and runs this. `BENCH_ONLY` chooses `shop`, only its `restore`, `shapes` or
+//! `tenants`. `BENCH_MEGABYTES` sets the shop's size (default 1,000), `BENCH_RUNS` the repetitions (default 5; -Z9 and
+//! -Z6 run once), `BENCH_MAJORS` the Postgres majors (default 15,17; the last two benchmarks take the last).
+//! `BENCH_RAW_GIGABYTES` is the size of the largest shape (default 4), which needs some five times that on the disk.
 
 mod measure;
 mod shapes;
@@ -18,13 +19,12 @@ use walwarden_tests::Postgres;
 fn main() -> Result<()> {
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-    let (dumps, restore, shapes) = match only.as_str() {
-        "" => (true, true, true),
-        "shop" => (true, true, false),
-        "restore" => (false, true, false),
-        "shapes" => (false, false, true),
-        other => bail!("BENCH_ONLY is {other:?}\nhint: shop, restore or shapes; without it all"),
-    };
+    let known = ["", "shop", "restore", "shapes", "tenants"];
+    if !known.contains(&only.as_str()) {
+        bail!("BENCH_ONLY is {only:?}\nhint: shop, restore, shapes or tenants; without it all");
+    }
+    let wants = |name: &str| only.is_empty() || only == name;
+    let (dumps, restore) = (wants("shop"), wants("shop") || only == "restore");
     let wanted = std::env::var("BENCH_MAJORS").unwrap_or_else(|_| "15,17".into());
     let (majors, missing): (Vec<u8>, Vec<u8>) = wanted
         .split(',')
@@ -43,8 +43,12 @@ fn main() -> Result<()> {
             bench.restore(runs)?;
         }
     }
-    match majors.last() {
-        Some(major) if shapes => shapes::run(*major, number("BENCH_RAW_GIGABYTES", 4)),
-        _ => Ok(()),
+    let Some(&major) = majors.last() else { return Ok(()) };
+    if wants("shapes") {
+        shapes::run(major, number("BENCH_RAW_GIGABYTES", 4))?;
     }
+    if wants("tenants") {
+        shapes::tenants(major)?;
+    }
+    Ok(())
 }

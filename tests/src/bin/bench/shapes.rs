@@ -36,6 +36,11 @@ const FIXED_BYTES: u64 = 16 * MIB;
 const ENTRY_BYTES: u64 = 1 << 10;
 
 const TABLES: u64 = 10_000;
+/// A schema for each of a thousand tenants.
+const TENANTS_TABLES: u64 = 100_000;
+/// What the plan of these may take.
+const PLAN_SECONDS: f64 = 10.0;
+const PLAN_BYTES: u64 = 300_000_000;
 const TABLES_IN_SCHEMA: u64 = 100;
 /// COPY's lines, which Postgres holds whole, end at 1 GiB.
 const ROW_MEGABYTES: u64 = 900;
@@ -44,22 +49,26 @@ const FEW_PARTS: u32 = 100;
 
 /// Runs all shapes on this major.
 pub fn run(major: u8, gigabytes: u64) -> Result<()> {
-    // pg_dump and the proof hold a lock on every table until they are done; 64 for each session would be too few.
-    let locks = [("max_locks_per_transaction", "512")];
-    let (source, target) = (Postgres::start_with(major, &locks)?, Postgres::start_with(major, &locks)?);
     let scratch = tempfile::Builder::new().prefix("ww-bench-").tempdir()?;
-    let world = World::start(source.bin_dir(), scratch.path())?;
-    let shapes = Shapes { world, source, target };
+    let shapes = Shapes::start(major, "512", scratch.path())?;
     println!("\nPostgres {}, memory by shape", shapes.source.query_one("postgres", "SHOW server_version")?);
     shapes.measure("nothing but a table", "tiny", 0, |source, name| {
         source.create_database(name)?;
         source.run_sql(name, "CREATE TABLE tiny (id integer PRIMARY KEY); INSERT INTO tiny VALUES (1)")
     })?;
     shapes.measure(&format!("a row of {ROW_MEGABYTES} MB"), "wide", ROW_MEGABYTES * 1_000_000, wide)?;
-    shapes.measure(&format!("{TABLES} tables"), "many", 0, many)?;
+    shapes.measure(&format!("{TABLES} tables"), "many", 0, |source, name| many(source, name, TABLES))?;
     shapes.measure(&format!("{gigabytes} GB of rows"), "large", 0, |source, name| {
         Sample::realistic(gigabytes * 1_000_000_000).create(source, name)
     })
+}
+
+/// A schema for each tenant: how long the plan takes, and what it and all else need.
+pub fn tenants(major: u8) -> Result<()> {
+    let scratch = tempfile::Builder::new().prefix("ww-bench-").tempdir()?;
+    let shapes = Shapes::start(major, "4096", scratch.path())?;
+    println!("\nPostgres {}, a schema per tenant", shapes.source.query_one("postgres", "SHOW server_version")?);
+    shapes.measure(&format!("{TENANTS_TABLES} tables"), "tenants", 0, |source, name| many(source, name, TENANTS_TABLES))
 }
 
 /// A text that compresses some three times. Cut from a block longer than any compressor looks back, so that its
@@ -82,10 +91,10 @@ fn wide(source: &Postgres, name: &str) -> Result<()> {
     )
 }
 
-fn many(source: &Postgres, name: &str) -> Result<()> {
+fn many(source: &Postgres, name: &str, tables: u64) -> Result<()> {
     source.create_database(name)?;
     let mut script = String::new();
-    for schema in 0..TABLES / TABLES_IN_SCHEMA {
+    for schema in 0..tables / TABLES_IN_SCHEMA {
         // A block is a transaction: one over all tables would need a lock for each.
         writeln!(
             script,
@@ -108,6 +117,14 @@ struct Shapes {
 }
 
 impl Shapes {
+    /// pg_dump and the proof hold a lock on every table until they are done; 64 for each session would be too few.
+    fn start(major: u8, locks: &str, scratch: &std::path::Path) -> Result<Self> {
+        let locks = [("max_locks_per_transaction", locks)];
+        let (source, target) = (Postgres::start_with(major, &locks)?, Postgres::start_with(major, &locks)?);
+        let world = World::start(source.bin_dir(), scratch)?;
+        Ok(Self { world, source, target })
+    }
+
     /// Makes the database, measures, and drops it. `longest_row` is in bytes, or 0 where it is of no account.
     fn measure(
         &self,
@@ -121,6 +138,9 @@ impl Shapes {
         self.source.run_sql(name, "VACUUM ANALYZE; CHECKPOINT")?;
         println!("\n  {title} ({:.0} s to load)", begun.elapsed().as_secs_f64());
         let backup = self.back_up(name, None).with_context(|| title.to_owned())?;
+        if name == "tenants" {
+            self.plan(name, &backup).with_context(|| title.to_owned())?;
+        }
         self.restore(name, &backup, longest_row).with_context(|| title.to_owned())?;
         if name == "large" {
             println!("\n  the same, in at most {FEW_PARTS} parts");
@@ -163,6 +183,23 @@ impl Shapes {
         );
         tell(&peaks, "pg_dump", &[]);
         Ok(made)
+    }
+
+    /// Both modes' plans; in place over the source itself, where there is most to look at.
+    fn plan(&self, name: &str, made: &Made) -> Result<()> {
+        let mut beside = self.world.restore(&made.backup, &self.target, &format!("{name}_restored"), false)?;
+        let mut over = self.world.restore_in_place(&made.backup, &self.source, name)?;
+        for (mode, command) in [("new database", &mut beside), ("in place", &mut over)] {
+            let (seconds, peaks, _) = measure_all(command.arg("--plan"))?;
+            let peak = peaks.of("walwarden");
+            let verdict = if seconds < PLAN_SECONDS && peak < PLAN_BYTES { "within" } else { "OVER" };
+            println!(
+                "    plan, {mode:<12} {seconds:>6.1} s   peak RSS {:>7.1} MiB   {verdict} {PLAN_SECONDS} s and {:.1} MiB",
+                mib(peak),
+                mib(PLAN_BYTES)
+            );
+        }
+        Ok(())
     }
 
     fn restore(&self, name: &str, made: &Made, longest_row: u64) -> Result<()> {

@@ -127,15 +127,25 @@ impl World {
 
     /// A restore into a new database: the command of the one-liner, ready to run.
     pub fn restore(&self, backup: &BackedUp, target: &Postgres, name: &str, prove: bool) -> Result<Command> {
-        let created = self.call("POST", "/restores", json!({ "backupJobId": backup.id, "mode": "new_database" }))?;
+        let mut command = self.restore_by_mode("new_database", backup, target, "postgres")?;
+        command.args(["--created-database", name, "--jobs", "2"]).args(prove.then_some("--prove"));
+        Ok(command)
+    }
+
+    /// The same over a database.
+    pub fn restore_in_place(&self, backup: &BackedUp, target: &Postgres, database: &str) -> Result<Command> {
+        let mut command = self.restore_by_mode("in_place", backup, target, database)?;
+        command.arg("--confirm-destructive");
+        Ok(command)
+    }
+
+    fn restore_by_mode(&self, mode: &str, backup: &BackedUp, target: &Postgres, connect: &str) -> Result<Command> {
+        let created = self.call("POST", "/restores", json!({ "backupJobId": backup.id, "mode": mode }))?;
         let mut command = Command::new(release("walwarden")?);
-        command.args(["restore", "--mode", "new_database", "--created-database", name, "--jobs", "2", "--manifest"]);
-        command.arg(field(&created, "/manifestHash")?).arg("--pg-bin").arg(target.bin_dir());
-        if prove {
-            command.arg("--prove");
-        }
+        command.args(["restore", "--mode", mode, "--manifest"]).arg(field(&created, "/manifestHash")?);
+        command.arg("--pg-bin").arg(target.bin_dir());
         command.env("WALWARDEN_TOKEN", field(&created, "/token")?).env("WALWARDEN_BASE_URL", &self.url);
-        command.env("WALWARDEN_TARGET", target.dsn("postgres")).env("TMPDIR", &self.directory);
+        command.env("WALWARDEN_TARGET", target.dsn(connect)).env("TMPDIR", &self.directory);
         command.env("WALWARDEN_WORK_DIR", self.directory.join("restores"));
         Ok(command)
     }
