@@ -141,3 +141,34 @@ fn what_cannot_be_given_to_its_owner_belongs_to_who_restores_it() {
         same_schema(&postgres, "source", "copy");
     }
 }
+
+#[test]
+fn a_large_object_of_others_is_named_before_the_claim() {
+    for major in [postgres::majors()[0], *postgres::majors().last().unwrap()] {
+        let postgres = Postgres::start(major);
+        postgres.login("mover", "", "postgres");
+        postgres.run("postgres", "CREATE ROLE app; CREATE DATABASE source OWNER mover TEMPLATE template0");
+        let objects = "SELECT lo_from_bytea(70001, 'mine'); SELECT lo_from_bytea(70002, 'theirs');
+            ALTER LARGE OBJECT 70001 OWNER TO mover; ALTER LARGE OBJECT 70002 OWNER TO app;";
+        postgres.run("source", objects);
+        let backup = Backup::of(&postgres, "source", "-Z6");
+        let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
+        let dsn = format!("postgresql://mover:hunter2hunter2@127.0.0.1:{}/source", postgres.port());
+        let run = || {
+            let mut command = restore(&server, &backup, &dsn, "in_place", work.path());
+            command.args(["--confirm-destructive", "--prove"]).output().unwrap()
+        };
+        let output = run();
+        assert_eq!((error(&output).0.as_str(), output.status.code()), ("plan_refused", Some(2)), "{}", said(&output));
+        assert!(
+            said(&output).contains("large object 70002: on the target it belongs to a role that"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+        // With the owner's rights it is restored with the rest.
+        postgres.run("source", "GRANT app TO mover; SELECT lo_put(70002, 0, 'changed')");
+        let output = run();
+        assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    }
+}

@@ -323,3 +323,43 @@ fn encrypted_targets_are_checked_as_far_as_sslmode_says() {
         }
     }
 }
+
+#[test]
+fn more_tables_than_the_target_can_lock_at_once() {
+    let source = Postgres::start_with(postgres::usual_major(), &["max_locks_per_transaction=256"]);
+    source.run("postgres", "CREATE DATABASE source TEMPLATE template0; CREATE ROLE app; CREATE ROLE other");
+    let tables = "DO $$ BEGIN FOR n IN 1..1500 LOOP
+            EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, name text)', n);
+            EXECUTE format('INSERT INTO t%s VALUES (%s, ''x'')', n, n);
+            EXECUTE format('ALTER TABLE t%s OWNER TO %s', n, CASE WHEN n = 1 THEN 'other' ELSE 'app' END);
+        END LOOP; END $$";
+    source.run("source", "GRANT CREATE ON SCHEMA public TO app, other");
+    source.run("source", tables);
+    let backup = Backup::of(&source, "source", "-Z6");
+    let server = Server::start(&backup);
+    let target = Postgres::start_with(postgres::usual_major(), &["max_locks_per_transaction=10", "max_connections=20"]);
+    let plain = target.login("plain", "CREATEDB", "postgres");
+    target.run("postgres", "CREATE ROLE app; CREATE ROLE other; GRANT app TO plain");
+    let work = tempfile::tempdir().unwrap();
+
+    // Some tables can be given to their owner, afterwards, and one not. Each is proven for itself.
+    let output = restore(&server, &backup, &plain, "new_database", work.path())
+        .args(["--created-database", "copy", "--prove"])
+        .output()
+        .unwrap();
+    assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    let owners = "SELECT string_agg(o, ', ') FROM (SELECT tableowner || ' ' || count(*) AS o FROM pg_tables
+                   WHERE schemaname = 'public' GROUP BY tableowner ORDER BY 1) owners";
+    assert_eq!(target.one("copy", owners), "app 1499, plain 1");
+
+    let output = restore(&server, &backup, &target.dsn("copy"), "in_place", work.path())
+        .arg("--confirm-destructive")
+        .output()
+        .unwrap();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("plan_refused", Some(2)), "{}", said(&output));
+    let plan = events(&output).into_iter().find(|event| !event["plan"].is_null()).unwrap();
+    let refusal = &plan["plan"]["refusals"][0];
+    assert_eq!(refusal["code"], "too_few_locks", "{plan:#}");
+    assert!(refusal["remedy"].as_str().unwrap().contains("set max_locks_per_transaction to "), "{refusal:#}");
+    assert_eq!(server.behaviour.claims.load(std::sync::atomic::Ordering::Relaxed), 1);
+}

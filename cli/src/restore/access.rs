@@ -37,7 +37,7 @@ pub async fn drop_roles(control: &Client, made: &[String]) -> Vec<String> {
     stay
 }
 
-/// Gives owners and rights that pg_restore could not give, in one transaction.
+/// Gives owners and rights that pg_restore could not give; in place in one transaction.
 pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
     let plan = &prepared.plan;
     if plan.fixes.is_empty() && plan.after.is_empty() && !plan.no_owner {
@@ -70,8 +70,17 @@ pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
             Failure::class(FailureClass::TargetFailed, what)
                 .hint("please report this; walwarden restore --keep-failed keeps what was restored")
         })?;
-    all_or_nothing(&client, &statements).await.map_err(|error| failed(&error))
+    // A database without its final name may be between; and each object that is changed is locked until the commit.
+    let at_once = if prepared.plan.temporary_database.is_some() { STATEMENTS_AT_ONCE } else { usize::MAX };
+    for some in statements.chunks(at_once) {
+        all_or_nothing(&client, some).await.map_err(|error| failed(&error))?;
+    }
+    Ok(())
 }
+
+/// Statements in one transaction, where more may be made. A new owner is an exclusive lock on a table, its indexes, and its
+/// TOAST table with its own.
+const STATEMENTS_AT_ONCE: usize = 50;
 
 async fn all_or_nothing(client: &Client, statements: &[String]) -> Result<(), tokio_postgres::Error> {
     let script = format!("BEGIN;\n{};\nCOMMIT", statements.join(";\n"));

@@ -380,7 +380,10 @@ impl Adaptation {
         let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let kept = self.kept(annex);
         let mut handled = BTreeSet::new();
-        for entry in kept.iter().filter(|entry| entry.kind == "ACL" && !is_database_level(entry)) {
+        // Those of columns last: they go when those of their table are given anew.
+        let acls = kept.iter().filter(|entry| entry.kind == "ACL" && !is_database_level(entry));
+        let (columns, whole): (Vec<&Entry>, Vec<&Entry>) = acls.partition(|entry| is_of_column(entry));
+        for entry in whole.into_iter().chain(columns) {
             let about =
                 entry.dependencies.iter().find_map(|id| by_id.get(id).copied().filter(|e| Object::of(e).is_some()));
             let (object, column, owner, acl) = match (about, &entry.acl) {
@@ -408,7 +411,8 @@ impl Adaptation {
             let moved = owner != entry.owner
                 || (self.no_owner && entry.owner != facts.role && entry.owner != "pg_database_owner");
             let of_extension = about.is_none() && entry.name != "SCHEMA public" && !facts.superuser;
-            if missing.is_empty() && !by_others && !moved && !of_extension {
+            let with_its_table = column.is_some() && about.is_some_and(|about| handled.contains(&about.dump_id));
+            if missing.is_empty() && !by_others && !moved && !of_extension && !with_its_table {
                 continue;
             }
             if of_extension {
@@ -537,6 +541,11 @@ fn owns_nothing(entry: &Entry) -> bool {
         || ["BLOBS", "MATERIALIZED VIEW DATA", "EXTENSION", "SECURITY LABEL", "PUBLICATION TABLE"].contains(&entry.kind.as_str())
         // The schema `public` is there before; it belongs to whoever owns the database.
         || (entry.kind == "SCHEMA" && entry.name == "public" && entry.owner == "pg_database_owner")
+}
+
+/// Whether an ACL entry is about a column.
+pub fn is_of_column(entry: &Entry) -> bool {
+    entry.kind == "ACL" && entry.name.starts_with("COLUMN ")
 }
 
 /// Items for the roles that exist, the owner's in the name of who owns it here.

@@ -75,6 +75,7 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
     parts(annex, facts, &mut left_out);
     refusals.extend(memberships(annex, &mut left_out, leave_out));
     refusals.extend(data(annex, facts, &left_out, leave_out));
+    refusals.extend(large_objects(facts));
     (left_out, refusals)
 }
 
@@ -155,6 +156,23 @@ fn memberships(annex: &Annex, left_out: &mut BTreeMap<i64, String>, leave_out: &
 
 /// `--leave-out` of what [`memberships`] refuses.
 pub const MEMBERSHIPS: &str = "publication-table";
+
+/// An archive has the contents of its large objects as one entry: it is loaded whole or not at all.
+fn large_objects(facts: &Facts) -> Option<Refusal> {
+    let oids = &facts.inside.foreign_large_objects;
+    let names: Vec<String> = oids.iter().map(|oid| format!("large object {oid}")).collect();
+    (!oids.is_empty()).then(|| {
+        Refusal::new(
+            "large_objects_of_others",
+            format!(
+                "{}: on the target it belongs to a role that \"{}\" is not",
+                adapt::some(&names),
+                shown(&facts.role)
+            ),
+            "restore as its owner, or into a new database",
+        )
+    })
+}
 
 /// Data that stays as it is, unless each schema or table of it was named.
 fn data(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {

@@ -45,6 +45,7 @@ pub fn check(
             format::counted(facts.other_sessions.unsigned_abs(), "other session")
         ));
     }
+    refusals.extend(locks(facts, ours as u64).filter(|_| !wishes.parallel_in_place));
     if wishes.parallel_in_place {
         notes.push(
             "--jobs gives up that all or nothing is restored: if it fails, the target is left half restored".into(),
@@ -52,4 +53,26 @@ pub fn check(
     }
     notes.push("the target needs room for about twice the data until the restore ends".into());
     found.drops
+}
+
+/// Whether one transaction can lock all that it drops and makes.
+fn locks(facts: &Facts, tables: u64) -> Option<Refusal> {
+    let locks = &facts.inside.locks;
+    let (needed, capacity) = (locks.needed(tables), locks.capacity());
+    (locks.tables > 0 && needed > capacity + capacity / 10).then(|| {
+        Refusal::new(
+            "too_few_locks",
+            format!(
+                "one transaction that drops and loads {} locks at least {} objects, and the target has room for {} (max_locks_per_transaction = {})",
+                format::counted(tables, "table"),
+                format::count(needed),
+                format::count(capacity),
+                locks.per_transaction
+            ),
+            format!(
+                "restore into a new database, or set max_locks_per_transaction to {} and restart the server; --jobs 2 does without one transaction, and leaves the target half restored if it fails",
+                locks.setting_for(needed)
+            ),
+        )
+    })
 }

@@ -223,6 +223,7 @@ impl Plan {
                 Adaptation::of_the_unread(annex)
             }
         };
+        notes.extend(adaptation.keep_from_maintaining(annex, facts));
         refusals.append(&mut adaptation.refusals);
         refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
         extensions::check(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);

@@ -623,3 +623,60 @@ fn in_place_what_belongs_to_others_is_left_alone_with_all_that_is_part_of_it() {
     let wanted = adapt::Wanted { leave_out: vec!["data:app.orders".into()], ..adapt::Wanted::default() };
     assert_eq!(wanting(&annex, &facts, RestoreMode::InPlace, wanted).refusals[0].code, "data_of_others");
 }
+
+#[test]
+fn all_before_17_is_not_maintain_afterwards() {
+    let acl = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
+    let mut annex = annex(vec![
+        Entry {
+            acl: acl(&["app_owner=arwdDxt/app_owner", "reader=arwdDxt/app_owner", "=a*r*w*d*D*x*t*/app_owner"]),
+            ..entry(1, "TABLE", "t")
+        },
+        // pg_dump writes this out, one by one.
+        Entry { acl: acl(&["reader=a*rwdDxt/app_owner"]), ..entry(2, "VIEW", "v") },
+        Entry { acl: acl(&["reader=arwdDxt/app_owner"]), ..entry(3, "DEFAULT ACL", "DEFAULT PRIVILEGES FOR TABLES") },
+        Entry { acl: acl(&["reader=rwU/app_owner"]), ..entry(4, "DEFAULT ACL", "DEFAULT PRIVILEGES FOR SEQUENCES") },
+        // Given anew, letter by letter, for one of the roles is missing.
+        Entry { acl: acl(&["reader=arwdDxt/app_owner", "absent=r/app_owner"]), ..entry(5, "TABLE", "u") },
+        Entry { dependencies: vec![5], ..entry(6, "ACL", "TABLE u") },
+    ]);
+    let mut facts = facts(true);
+    facts.version_num = 170_002;
+    let wanted = || adapt::Wanted { no_create_roles: true, ..adapt::Wanted::default() };
+    let narrow = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted());
+    assert_eq!(
+        narrow.after,
+        [
+            r#"REVOKE MAINTAIN ON TABLE "app"."t" FROM "reader", PUBLIC"#,
+            r#"ALTER DEFAULT PRIVILEGES FOR ROLE "app_owner" IN SCHEMA "app" REVOKE MAINTAIN ON TABLES FROM "reader""#,
+        ]
+    );
+    assert!(narrow.notes.iter().any(|note| note.contains("MAINTAIN") && note.ends_with("on 2 objects")));
+    annex.header.server_version_num = 170_001;
+    assert!(wanting(&annex, &facts, RestoreMode::NewDatabase, wanted()).after.is_empty());
+    (annex.header.server_version_num, facts.version_num) = (160_001, 160_004);
+    assert!(wanting(&annex, &facts, RestoreMode::NewDatabase, wanted()).after.is_empty());
+}
+
+#[test]
+fn rights_on_columns_are_given_anew_with_those_of_their_table() {
+    let acl = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect());
+    let annex = annex(vec![
+        Entry { acl: acl(&["absent=r/app_owner"]), ..entry(1, "TABLE", "t") },
+        Entry { dependencies: vec![1], acl: acl(&["=r/app_owner"]), ..entry(2, "ACL", "COLUMN t.id") },
+        Entry { dependencies: vec![1], ..entry(3, "ACL", "TABLE t") },
+        entry(4, "TABLE", "u"),
+        Entry { dependencies: vec![4], acl: acl(&["=r/app_owner"]), ..entry(5, "ACL", "COLUMN u.id") },
+    ]);
+    let wanted = adapt::Wanted { no_create_roles: true, ..adapt::Wanted::default() };
+    let plan = wanting(&annex, &facts(true), RestoreMode::NewDatabase, wanted);
+    assert_eq!(
+        statements(&plan),
+        [
+            r#"REVOKE ALL ON TABLE "app"."t" FROM PUBLIC"#,
+            r#"REVOKE ALL ON TABLE "app"."t" FROM "app_owner""#,
+            r#"GRANT SELECT ("id") ON TABLE "app"."t" TO PUBLIC"#,
+        ]
+    );
+    assert_eq!(plan.dump_ids, [1, 4, 5]);
+}

@@ -2,12 +2,19 @@
 //! defaults; where the target's default privileges give more to whatever the restoring role makes, the object gets
 //! that too, and nothing in the archive takes it away. A new database has no default privileges yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use walwarden_contract::quote;
 use walwarden_verifier::annex::{Annex, Entry};
 
-use super::acl;
-use crate::restore::target::{facts::Facts, inside::DefaultPrivilege};
+use super::{
+    acl::{self, Item},
+    adapt::{self, Adaptation},
+};
+use crate::{
+    format,
+    restore::target::{facts::Facts, inside::DefaultPrivilege},
+};
 
 /// By entry: whom default privileges of the target would give more on it than the source did. The empty one is everyone.
 pub fn grantees(annex: &Annex, facts: &Facts) -> BTreeMap<i64, Vec<String>> {
@@ -52,4 +59,64 @@ fn gives_more(entry: &Entry, grantee: &str, letters: &[char]) -> bool {
         has.extend(item.privileges.iter().map(|(letter, _)| (*letter, ())));
     }
     letters.iter().any(|letter| !has.contains_key(letter))
+}
+
+/// Rights on tables before Postgres 17, by their letters. pg_dump writes `ALL` for whoever has all of them, and from 17 on
+/// that is MAINTAIN, too.
+const ALL_BEFORE_17: [char; 7] = ['a', 'r', 'w', 'd', 'D', 'x', 't'];
+
+impl Adaptation {
+    /// Takes MAINTAIN away again from whom `ALL` gives it that did not have it. Whoever owns a table has it anyhow. Returns
+    /// what is told of it.
+    pub(super) fn keep_from_maintaining(&mut self, annex: &Annex, facts: &Facts) -> Option<String> {
+        if annex.header.server_version_num >= 170_000 || facts.major() < 17 {
+            return None;
+        }
+        let given_anew = self.replaced_objects(annex);
+        let mut objects = 0;
+        for entry in annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)) {
+            let from = match entry.kind.as_str() {
+                "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" if !given_anew.contains(&entry.dump_id) => {
+                    format!("REVOKE MAINTAIN ON TABLE {} FROM ", quote::qualified(&entry.schema, &entry.name))
+                }
+                "DEFAULT ACL" if entry.name == "DEFAULT PRIVILEGES FOR TABLES" => {
+                    let within = match entry.schema.as_str() {
+                        "" => String::new(),
+                        schema => format!(" IN SCHEMA {}", quote::ident(schema)),
+                    };
+                    let of = quote::ident(&entry.owner);
+                    format!("ALTER DEFAULT PRIVILEGES FOR ROLE {of}{within} REVOKE MAINTAIN ON TABLES FROM ")
+                }
+                _ => continue,
+            };
+            let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item));
+            let grantees: Vec<String> = items
+                .filter(|item| item.grantee != entry.owner && has_all(item) && self.exists(facts, &item.grantee))
+                .map(|item| if item.grantee.is_empty() { "PUBLIC".into() } else { quote::ident(&item.grantee) })
+                .collect();
+            if !grantees.is_empty() {
+                objects += 1;
+                self.after.push(format!("{from}{}", grantees.join(", ")));
+            }
+        }
+        (objects > 0).then(|| {
+            format!(
+                "ALL on a table is MAINTAIN, too, from Postgres 17 on, and was not in the source: that is taken away again from others than owners, on {}",
+                format::counted(objects, "object")
+            )
+        })
+    }
+
+    /// What has its rights by statements of ours, letter by letter.
+    fn replaced_objects(&self, annex: &Annex) -> BTreeSet<i64> {
+        let replaced = annex.entries.iter().filter(|entry| self.replaced.contains(&entry.dump_id));
+        let replaced = replaced.filter(|entry| !adapt::is_of_column(entry));
+        replaced.flat_map(|entry| entry.dependencies.iter().copied()).collect()
+    }
+}
+
+fn has_all(item: &Item) -> bool {
+    [false, true]
+        .into_iter()
+        .any(|passable| ALL_BEFORE_17.iter().all(|&letter| item.privileges.contains(&(letter, passable))))
 }

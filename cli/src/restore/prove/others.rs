@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use walwarden_contract::{quote, token::RestoreMode};
 use walwarden_verifier::{annex::Annex, archive::RowKey, ids::shown};
 
-use super::{Outcome, units::Catalogue};
+use super::{Outcome, compare::let_go, units::Catalogue};
 use crate::restore::target::inside;
 
 const SLICE_BYTES: i32 = 1 << 20;
@@ -82,11 +82,13 @@ pub async fn sequences(
             }
             rows = Ok(each);
         }
+        let rows = rows?;
+        client.batch_execute(&let_go("sequences")).await?;
         for (at, why) in unreadable {
             outcome.not_proven.push((label(&batch[at].schema, &batch[at].name), why));
             outcome.not_compared += 1;
         }
-        for row in rows? {
+        for row in rows {
             let sequence = batch[row.get::<_, i32>(0) as usize];
             let (last_value, is_called): (String, bool) = (row.get(1), row.get(2));
             outcome.sequences += 1;
@@ -140,12 +142,11 @@ pub async fn large_objects(
                 }
                 Err(error) => {
                     let Some(db) = error.as_db_error() else { return Err(error) };
-                    let why = shown(db.message());
-                    client.batch_execute("ROLLBACK TO SAVEPOINT object").await?;
-                    break Some(why);
+                    break Some(shown(db.message()));
                 }
             }
         };
+        client.batch_execute(&let_go("object")).await?;
         if let Some(why) = unreadable {
             outcome.not_proven.push((label, why));
             outcome.not_compared += 1;

@@ -157,7 +157,7 @@ impl Facts {
         }
         self.databases = texts(client, "SELECT datname::text FROM pg_database").await?;
         self.tablespaces = texts(client, "SELECT spcname::text FROM pg_tablespace").await?;
-        self.inside = Inside::read(client, &annex.omissions).await?;
+        self.inside = Inside::read(client, annex).await?;
         Ok(())
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
-use walwarden_verifier::annex::Omission;
+use walwarden_verifier::annex::{Annex, Omission};
 
 use super::{
     dependents::{self, Dependent},
     keys::Key,
+    locks::Locks,
 };
 use crate::restore::plan::{objects::Object, omitted};
 
@@ -85,6 +86,8 @@ pub struct Inside {
     pub foreign: BTreeSet<Object>,
     /// The same of extensions, publications and event triggers, by the archive's kind and name.
     pub foreign_others: BTreeSet<(String, String)>,
+    /// Large objects of the backup that are there and belong to roles whose rights the restoring role has not.
+    pub foreign_large_objects: Vec<u32>,
     /// Tables that the backup has without their rows, with the sequences that number them.
     pub rowless: BTreeSet<Object>,
     /// Whether all that the backup left out of the source is there: what depends on it can be restored then.
@@ -94,6 +97,8 @@ pub struct Inside {
     /// Routines and types that [`Self::foreign`] or [`Self::rowless`] objects use, or a part of them does: a trigger, a
     /// policy, a default.
     pub in_use: BTreeSet<Object>,
+    /// Room for locks.
+    pub locks: Locks,
     /// Extensions by name.
     pub installed: BTreeMap<String, Installed>,
     /// Indexes of partitions under the index of the partitioned table that holds them.
@@ -102,7 +107,8 @@ pub struct Inside {
 
 impl Inside {
     /// Asks the connected database; [`Self::keys`] it is not asked for.
-    pub async fn read(client: &Client, omissions: &[Omission]) -> Result<Self, tokio_postgres::Error> {
+    pub async fn read(client: &Client, annex: &Annex) -> Result<Self, tokio_postgres::Error> {
+        let omissions = &annex.omissions;
         let rowless = omissions.iter().filter(|omission| omission.kind == "TABLE DATA");
         let (schemas, names): (Vec<&str>, Vec<&str>) = rowless.map(|o| (o.schema.as_str(), o.name.as_str())).unzip();
         let defaults = "SELECT coalesce(n.nspname::text, ''), d.defaclobjtype::text, d.defaclacl::text[] FROM pg_default_acl d
@@ -121,6 +127,8 @@ impl Inside {
             rowless: objects(client, ROWLESS, &[&schemas, &names]).await?,
             has_omitted: has(client, omissions).await?,
             keys: Vec::new(),
+            foreign_large_objects: foreign_large_objects(client, annex).await?,
+            locks: Locks::read(client).await?,
             installed: installed(client).await?,
             foreign_others: client
                 .query(FOREIGN_OTHERS, &[])
@@ -183,6 +191,12 @@ async fn columns(client: &Client) -> Result<BTreeMap<(String, String), String>, 
                   WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema'
                     AND n.nspname !~ '^pg_'";
     Ok(client.query(query, &[]).await?.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+async fn foreign_large_objects(client: &Client, annex: &Annex) -> Result<Vec<u32>, tokio_postgres::Error> {
+    let oids: Vec<u32> = annex.large_objects.iter().map(|object| object.oid).collect();
+    let query = "SELECT oid FROM pg_largeobject_metadata WHERE oid = ANY($1) AND NOT pg_has_role(current_user, lomowner, 'USAGE')";
+    Ok(client.query(query, &[&oids]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 async fn installed(client: &Client) -> Result<BTreeMap<String, Installed>, tokio_postgres::Error> {

@@ -6,6 +6,7 @@ pub mod facts;
 pub mod inside;
 pub mod keys;
 pub mod locale;
+pub mod locks;
 pub mod prompt;
 mod tls;
 

@@ -18,6 +18,12 @@ const RIGHTS: &str = r"
           FROM roles r, pg_class c JOIN schemas s ON s.oid = c.relnamespace, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) p
          WHERE r.oid <> 0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND has_table_privilege(r.oid, c.oid, p)
         UNION ALL
+        SELECT r.rolname, 'relation ' || s.nspname || '.' || c.relname, p
+          FROM roles r, pg_class c JOIN schemas s ON s.oid = c.relnamespace,
+               unnest(CASE WHEN current_setting('server_version_num')::int >= 170000 THEN ARRAY['MAINTAIN'] ELSE ARRAY[]::text[] END) p
+         WHERE r.oid <> 0 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
+           AND has_table_privilege(r.oid, c.oid, p)
+        UNION ALL
         SELECT r.rolname, 'column ' || s.nspname || '.' || c.relname || '.' || a.attname, p
           FROM roles r, pg_class c JOIN schemas s ON s.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped,
                unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p
