@@ -11,6 +11,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{failure::Failure, format};
@@ -114,9 +115,13 @@ impl Output {
     }
 
     /// A JSON line, where JSON is written.
-    pub fn document(&self, value: &Value) {
+    pub fn document(&self, value: &impl Serialize) {
         if !self.person {
-            self.aside(|| print(&value.to_string()));
+            self.aside(|| {
+                // It may be long: it is written as it is made.
+                let mut to = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+                let _ = serde_json::to_writer(&mut to, value).map(|()| to.write_all(b"\n"));
+            });
         }
     }
 

@@ -367,6 +367,9 @@ impl std::error::Error for AnnexError {
     }
 }
 
+/// Room is made for so many records of a kind at once.
+const FORESEEN: u64 = 1 << 20;
+
 /// What a finished annex measures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnexSize {
@@ -521,6 +524,10 @@ impl Annex {
             large_objects: vec![],
             omissions: vec![],
         };
+        // Growing would need half as much room again. A count is only a hint, and believed up to a point.
+        let exactly = |count: u64| usize::try_from(count.min(FORESEEN)).unwrap_or_default();
+        let _ = annex.entries.try_reserve_exact(exactly(annex.header.counts.entries));
+        let _ = annex.tables.try_reserve_exact(exactly(annex.header.counts.tables));
         while let Some(record) = reader.next_record()? {
             match record {
                 Record::Header(_) => return Err(AnnexError::Rule("has two headers")),

@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use serde::Serialize;
 use serde_json::json;
 use tokio_postgres::Client;
 use walwarden_client::ApiClient;
@@ -18,7 +19,7 @@ use super::{
     download,
     evidence::{Evidence, is_opaque},
     guards::{Environment, Files, From, Request, Service},
-    plan::{Plan, Wishes, adapt::Wanted},
+    plan::{self, Plan, Wishes, adapt::Wanted},
     programs::{self, Need, Program},
     target::{Target, facts::Facts, keys},
     workspace::{self, Workspace},
@@ -142,13 +143,12 @@ pub async fn prepare<'a>(
     let refused = plan.outcome == "refused";
     if arguments.plan || refused {
         let key_id = &evidence.manifest.key_id;
-        if !arguments.plan {
-            // Reasons are what a refusal needs; a large database has very many entries.
-            plan.entries.clear();
-        }
-        output.document(
-            &json!({ "plan": plan, "pgRestore": program.version, "keySource": evidence.key_source, "keyId": key_id }),
-        );
+        output.document(&Planned {
+            plan: plan.complete(arguments.plan.then_some(&evidence.annex)),
+            pg_restore: &program.version.to_string(),
+            key_source: &evidence.key_source,
+            key_id,
+        });
     }
     if refused {
         let unspent = request.service().is_some() && !workspace::is_resumable(&base, restore_id.as_str());
@@ -166,6 +166,16 @@ pub async fn prepare<'a>(
     }
     lock(&prepared).await?;
     Ok(prepared)
+}
+
+/// The plan as a line for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Planned<'a> {
+    plan: plan::Complete<'a>,
+    pg_restore: &'a str,
+    key_source: &'a str,
+    key_id: &'a str,
 }
 
 /// Manifest and annex of a token's backup; spends nothing.

@@ -27,7 +27,7 @@ use std::{
 };
 
 use adapt::Adaptation;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio_postgres::Client;
 use walwarden_contract::{ids::RestoreId, token::RestoreMode};
 use walwarden_verifier::{
@@ -86,14 +86,15 @@ pub struct Plan {
     pub dropped: Vec<DroppedFirst>,
     /// Commands that make more like the source, for whoever may and wants to.
     pub commands: Vec<String>,
-    /// What becomes of each entry.
-    pub entries: Vec<Fate>,
     /// What the source had and the backup has not.
     pub omissions: Vec<Omission>,
     /// Why not.
     pub refusals: Vec<Refusal>,
     /// What is worth knowing.
     pub notes: Vec<String>,
+    /// What becomes of the entries that are not restored as they are, `adapted` or `leftOut`, and why.
+    #[serde(skip)]
+    pub fates: BTreeMap<i64, (&'static str, String)>,
     /// Dump ids for pg_restore, in the archive's order but for what [`order`] says.
     #[serde(skip)]
     pub dump_ids: Vec<i64>,
@@ -133,23 +134,47 @@ pub struct DroppedFirst {
     pub dependent: Dependent,
 }
 
+/// A plan with all of its entries, as a document.
+#[derive(Serialize)]
+pub struct Complete<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    entries: Entries<'a>,
+}
+
+/// What becomes of each entry: made while it is written, for a database may have very many.
+struct Entries<'a>(&'a Plan, &'a [Entry]);
+
 /// What becomes of an entry.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Fate {
-    /// Dump id.
-    pub dump_id: i64,
-    /// Kind.
-    pub kind: String,
-    /// Schema, or empty.
-    pub schema: String,
-    /// Name.
-    pub name: String,
+struct OfEntry<'a> {
+    dump_id: i64,
+    kind: &'a str,
+    /// Empty where there is none.
+    schema: &'a str,
+    name: &'a str,
     /// `restored`, `adapted` or `leftOut`.
-    pub becomes: &'static str,
+    becomes: &'static str,
     /// The difference, or why it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    reason: Option<&'a str>,
+}
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.iter().map(|entry| {
+            let fate = self.0.fates.get(&entry.dump_id);
+            OfEntry {
+                dump_id: entry.dump_id,
+                kind: &entry.kind,
+                schema: &entry.schema,
+                name: &entry.name,
+                becomes: fate.map_or("restored", |(becomes, _)| becomes),
+                reason: fate.map(|(_, reason)| reason.as_str()),
+            }
+        }))
+    }
 }
 
 /// What the plan depends on beside annex and target.
@@ -282,10 +307,10 @@ impl Plan {
             roles_made: adaptation.made.clone(),
             dropped: Vec::new(),
             commands: std::mem::take(&mut adaptation.later),
-            entries: Vec::new(),
             omissions: annex.omissions.clone(),
             refusals,
             notes,
+            fates: BTreeMap::new(),
             dump_ids: Vec::new(),
             no_owner: adaptation.no_owner,
             properties: std::mem::take(&mut adaptation.database),
@@ -330,36 +355,34 @@ impl Plan {
                 None if entry.kind == "SECURITY LABEL" => Some("not part of the annex".to_owned()),
                 None => None,
             };
-            let adapted = adaptation.adapted.get(&entry.dump_id);
-            let (becomes, reason) = match (left_out, adapted) {
-                (Some(reason), _) => ("leftOut", Some(reason)),
-                (None, Some(reason)) => ("adapted", Some(reason.clone())),
-                (None, None) => ("restored", None),
+            let fate = match (left_out, adaptation.adapted.get(&entry.dump_id)) {
+                (Some(reason), _) => Some(("leftOut", reason)),
+                (None, Some(reason)) => Some(("adapted", reason.clone())),
+                (None, None) => None,
             };
-            if becomes != "leftOut" && !is_database_level(entry) && !adaptation.replaced.contains(&entry.dump_id) {
+            let stays = fate.as_ref().is_none_or(|(becomes, _)| *becomes != "leftOut");
+            if stays && !is_database_level(entry) && !adaptation.replaced.contains(&entry.dump_id) {
                 self.dump_ids.push(entry.dump_id);
             }
-            match (becomes, &reason) {
-                ("leftOut", Some(reason)) => {
+            let Some((becomes, reason)) = fate else {
+                self.counts.restored += 1;
+                continue;
+            };
+            let line = format!("{}: {reason}", entry_name(entry));
+            let label = match becomes {
+                "leftOut" => {
                     self.counts.left_out += 1;
-                    self.left_out.push(format!("{}: {reason}", entry_name(entry)));
-                    groups.entry(("left out", reason.clone())).or_default().push(entry_name(entry));
+                    self.left_out.push(line);
+                    "left out"
                 }
-                ("adapted", Some(reason)) => {
+                _ => {
                     self.counts.adapted += 1;
-                    self.adapted.push(format!("{}: {reason}", entry_name(entry)));
-                    groups.entry(("adapted", reason.clone())).or_default().push(entry_name(entry));
+                    self.adapted.push(line);
+                    "adapted"
                 }
-                _ => self.counts.restored += 1,
-            }
-            self.entries.push(Fate {
-                dump_id: entry.dump_id,
-                kind: entry.kind.clone(),
-                schema: entry.schema.clone(),
-                name: entry.name.clone(),
-                becomes,
-                reason,
-            });
+            };
+            groups.entry((label, reason.clone())).or_default().push(entry_name(entry));
+            self.fates.insert(entry.dump_id, (becomes, reason));
         }
         let groups =
             groups.into_iter().map(|((label, reason), names)| (label, format!("{}: {reason}", adapt::some(&names))));
@@ -368,9 +391,8 @@ impl Plan {
 
     /// The backup without the data that the plan leaves out: what a proof compares.
     pub fn promised<'a>(&self, annex: &'a Annex) -> Cow<'a, Annex> {
-        let left_out: BTreeSet<i64> =
-            self.entries.iter().filter(|entry| entry.becomes == "leftOut").map(|entry| entry.dump_id).collect();
-        let data = |entry: &&Entry| left_out.contains(&entry.dump_id) && omitted::holds_data(entry);
+        let left_out = |id: &i64| self.fates.get(id).is_some_and(|(becomes, _)| *becomes == "leftOut");
+        let data = |entry: &&Entry| left_out(&entry.dump_id) && omitted::holds_data(entry);
         let lost: Vec<&Entry> = annex.entries.iter().filter(data).collect();
         if lost.is_empty() {
             return Cow::Borrowed(annex);
@@ -381,9 +403,14 @@ impl Plan {
             .map(|entry| (entry.schema.as_str(), entry.name.as_str()))
             .collect();
         let mut promised = annex.clone();
-        promised.tables.retain(|table| !left_out.contains(&table.dump_id));
+        promised.tables.retain(|table| !left_out(&table.dump_id));
         promised.sequences.retain(|sequence| !sequences.contains(&(sequence.schema.as_str(), sequence.name.as_str())));
         Cow::Owned(promised)
+    }
+
+    /// With each entry, as a document. Of a refusal the reasons are what is needed, so `annex` may be left out.
+    pub fn complete<'a>(&'a self, annex: Option<&'a Annex>) -> Complete<'a> {
+        Complete { plan: self, entries: Entries(self, annex.map_or(&[], |annex| &annex.entries)) }
     }
 
     /// The list for pg_restore: dump ids only, so that no name can mean anything in it.
