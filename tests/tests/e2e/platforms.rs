@@ -60,6 +60,36 @@ struct Cell {
     source: Platform,
     target: &'static str,
     outcome: String,
+    /// What that is, where there is more to say.
+    detail: Vec<String>,
+}
+
+impl Cell {
+    fn of(source: Platform, target: &'static str, plan: &Value) -> Self {
+        Self { source, target, outcome: outcome(plan), detail: detail(plan) }
+    }
+}
+
+/// Roles by name, entries by kind, refusals by reason.
+fn detail(plan: &Value) -> Vec<String> {
+    let texts = |values: &Value, pointer: &str| -> Vec<String> {
+        let values = values.as_array().expect("a list").iter();
+        values.map(|value| value.pointer(pointer).and_then(Value::as_str).expect("a text").to_owned()).collect()
+    };
+    if plan["outcome"] == "refused" {
+        return texts(&plan["refusals"], "/reason");
+    }
+    let of = |becomes: &str, title: &str| {
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in plan["entries"].as_array().expect("entries").iter().filter(|entry| entry["becomes"] == becomes) {
+            *kinds.entry(entry["kind"].as_str().expect("a kind").to_lowercase()).or_default() += 1;
+        }
+        let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        (!kinds.is_empty()).then(|| format!("{title}: {}", kinds.join(", ")))
+    };
+    let roles = texts(&plan["rolesMade"], "").join(", ");
+    let roles = (!roles.is_empty()).then(|| format!("roles made: {roles}"));
+    [roles, of("adapted", "in another form"), of("leftOut", "left out")].into_iter().flatten().collect()
 }
 
 fn outcome(plan: &Value) -> String {
@@ -99,25 +129,27 @@ fn matrix(major: u8) -> Vec<Cell> {
                 finished.is_identical();
                 access::is_no_wider(&cell, &source.live, &target, "restored", &plan);
             }
-            cells.push(Cell { source: platform, target: name, outcome: outcome(&plan) });
+            cells.push(Cell::of(platform, name, &plan));
         }
-        cells.push(Cell { source: platform, target: IN_PLACE, outcome: over_itself(&stack, &source) });
+        cells.push(over_itself(&stack, &source));
     }
     cells
 }
 
 /// Restores over the source, with the flags that the plan asks for.
-fn over_itself(stack: &Stack, source: &Source) -> String {
+fn over_itself(stack: &Stack, source: &Source) -> Cell {
     let live = &source.live;
     let before = access::rights(live, live.platform.database());
     let (finished, plan, flags) = in_place(stack, source);
     finished.is_identical();
     let after = access::rights(live, live.platform.database());
     assert!(after.is_subset(&before), "{:?}: {:#?}", live.platform, after.difference(&before).collect::<Vec<_>>());
-    match flags.is_empty() {
-        true => outcome(&plan),
-        false => format!("with `{}` {}", flags.join(" "), outcome(&plan)),
+    let mut cell = Cell::of(live.platform, IN_PLACE, &plan);
+    if !flags.is_empty() {
+        cell.outcome = format!("with flags {}", cell.outcome);
+        cell.detail.insert(0, format!("flags: `{}`", flags.join(" ")));
     }
+    cell
 }
 
 /// A restore over the source: refused only for data of others, and done once that is named.
@@ -180,7 +212,8 @@ Made by a test (`platforms` in `tests/tests/e2e`), which restores each source in
 nothing added but a name and `--prove`, finds all the data identical, and asks the server who can do what: nobody can do
 more than in the source, but for who restored. The sources are databases as platforms hand them out, built in SQL
 (`tests/platforms`), with an application in each; stock pg_restore of those of the managed platforms fails. *In another
-form*: entries whose owner or rights are not as they were; *left out*: what holds neither data nor logic.
+form*: entries whose owner or rights are not as they were; *left out*: what holds neither data nor logic, and in place
+what belongs to the platform and stays as it is. Below each table are the kinds of entries that this is about.
 [What is adapted](restore.md#what-is-adapted) has the rules.
 ";
 
@@ -193,6 +226,10 @@ fn section(major: u8, cells: &[Cell]) -> String {
         };
         let row: Vec<&str> = targets.iter().map(|target| of(target).outcome.as_str()).collect();
         section.push_str(&format!("| {} | {} |\n", name(platform), row.join(" | ")));
+    }
+    section.push('\n');
+    for cell in cells.iter().filter(|cell| !cell.detail.is_empty()) {
+        section.push_str(&format!("- {} → {}: {}\n", name(cell.source), cell.target, cell.detail.join("; ")));
     }
     section
 }

@@ -49,7 +49,7 @@ pub struct Facts {
     pub superusers: BTreeSet<String>,
     /// Roles the restoring role is a member of, with or without their rights.
     pub member_of: BTreeSet<String>,
-    /// Of the backup's owners: first has the rights of second.
+    /// Of the backup's owners: first has the rights of second, who owns the place of something of the first's.
     pub rights_of: BTreeSet<(String, String)>,
     /// Extensions offered.
     pub extensions: BTreeMap<String, OfferedExtension>,
@@ -90,12 +90,26 @@ impl Facts {
         Ok(facts)
     }
 
+    /// Whether each owner of the backup has the rights of whoever owns the place of what it owns. A database may have
+    /// thousands of owners: only pairs that occur are asked for.
     async fn owners(&mut self, client: &Client, annex: &Annex) -> Result<(), tokio_postgres::Error> {
-        let owners = annex.entries.iter().map(|entry| entry.owner.as_str()).chain([annex.database.owner.as_str()]);
-        let owners: Vec<&str> = owners.collect::<BTreeSet<_>>().into_iter().collect();
-        let query = "SELECT a.rolname::text, b.rolname::text FROM pg_roles a, pg_roles b
-                      WHERE a.rolname = ANY($1) AND b.rolname = ANY($1) AND pg_has_role(a.oid, b.oid, 'USAGE')";
-        self.rights_of = client.query(query, &[&owners]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        if self.superuser {
+            return Ok(());
+        }
+        let schemas = annex.entries.iter().filter(|entry| entry.kind == "SCHEMA");
+        let schemas: BTreeMap<&str, &str> = schemas.map(|entry| (entry.name.as_str(), entry.owner.as_str())).collect();
+        let database = annex.database.owner.as_str();
+        let mut pairs: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for entry in &annex.entries {
+            let hosts = schemas.get(entry.schema.as_str()).copied().into_iter().chain([database]);
+            pairs.extend(hosts.map(|host| (entry.owner.as_str(), host)).filter(|(owner, host)| owner != host));
+        }
+        let (owners, hosts): (Vec<&str>, Vec<&str>) = pairs.into_iter().unzip();
+        let query = "SELECT a.rolname::text, b.rolname::text FROM unnest($1::text[], $2::text[]) p (owner, host)
+                       JOIN pg_roles a ON a.rolname = p.owner JOIN pg_roles b ON b.rolname = p.host
+                      WHERE pg_has_role(a.oid, b.oid, 'USAGE')";
+        let rows = client.query(query, &[&owners, &hosts]).await?;
+        self.rights_of = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(())
     }
 

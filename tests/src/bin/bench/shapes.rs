@@ -66,7 +66,8 @@ pub fn run(major: u8, gigabytes: u64) -> Result<()> {
 /// A schema for each tenant: how long the plan takes, and what it and all else need.
 pub fn tenants(major: u8) -> Result<()> {
     let scratch = tempfile::Builder::new().prefix("ww-bench-").tempdir()?;
-    let shapes = Shapes::start(major, "4096", scratch.path())?;
+    // So many that a restore in place is not refused for want of them.
+    let shapes = Shapes::start(major, "16384", scratch.path())?;
     println!("\nPostgres {}, a schema per tenant", shapes.source.query_one("postgres", "SHOW server_version")?);
     shapes.measure(&format!("{TENANTS_TABLES} tables"), "tenants", 0, |source, name| many(source, name, TENANTS_TABLES))
 }
