@@ -146,7 +146,7 @@ fn over_itself(stack: &Stack, source: &Source) -> Cell {
     assert!(after.is_subset(&before), "{:?}: {:#?}", live.platform, after.difference(&before).collect::<Vec<_>>());
     let mut cell = Cell::of(live.platform, IN_PLACE, &plan);
     if !flags.is_empty() {
-        cell.outcome = format!("with flags {}", cell.outcome);
+        cell.outcome = format!("with flags, {}", cell.outcome);
         cell.detail.insert(0, format!("flags: `{}`", flags.join(" ")));
     }
     cell
