@@ -172,3 +172,120 @@ fn a_large_object_of_others_is_named_before_the_claim() {
         assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
     }
 }
+
+/// pg_restore drops a table with its partitions: one that is to stay has to be taken out first.
+#[test]
+fn partitions_and_children_that_stay_are_not_dropped_with_their_table() {
+    let postgres = Postgres::start(postgres::usual_major());
+    let dsn = postgres.login("mover", "", "postgres").replace("/postgres", "/source");
+    postgres.run("postgres", "CREATE DATABASE source OWNER mover TEMPLATE template0");
+    postgres.run(
+        "source",
+        "CREATE SCHEMA app AUTHORIZATION mover; CREATE SCHEMA plat; GRANT USAGE ON SCHEMA plat TO mover;
+         SET ROLE mover;
+         CREATE TABLE app.p (id int) PARTITION BY RANGE (id);
+         CREATE TABLE app.p_new PARTITION OF app.p FOR VALUES FROM (100) TO (200);
+         CREATE TABLE app.base (id int);
+         RESET ROLE;
+         CREATE TABLE plat.arch (id int);
+         ALTER TABLE app.p ATTACH PARTITION plat.arch FOR VALUES FROM (0) TO (100);
+         CREATE TABLE plat.kid () INHERITS (app.base);
+         INSERT INTO app.p SELECT generate_series(0, 199); INSERT INTO plat.kid VALUES (1)",
+    );
+    let backup = Backup::of(&postgres, "source", "-Z6");
+    postgres.run("source", "INSERT INTO plat.arch VALUES (55); DELETE FROM app.p_new");
+    let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
+    let run = || {
+        let mut command = restore(&server, &backup, &dsn, "in_place", work.path());
+        command.args(["--confirm-destructive", "--leave-out", "data:plat", "--prove"]).output().unwrap()
+    };
+    let output = run();
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("plan_refused", Some(2)), "{}", said(&output));
+    let plan = events(&output).into_iter().find(|event| !event["plan"].is_null()).unwrap();
+    let refusals: Vec<(&str, &str)> = plan["plan"]["refusals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["code"].as_str().unwrap(), r["remedy"].as_str().unwrap().split(';').next().unwrap()))
+        .collect();
+    assert_eq!(
+        refusals,
+        [
+            ("partition_stays", "ALTER TABLE \"app\".\"p\" DETACH PARTITION \"plat\".\"arch\""),
+            ("dependent_object", "ALTER TABLE \"plat\".\"kid\" NO INHERIT \"app\".\"base\""),
+        ],
+        "{plan:#}"
+    );
+    assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+    for (_, remedy) in refusals {
+        postgres.run("source", remedy);
+    }
+    let output = run();
+    assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    let rows = "SELECT (SELECT count(*) FROM plat.arch) || ' ' || (SELECT count(*) FROM plat.kid) || ' ' || (SELECT count(*) FROM app.p)";
+    assert_eq!(postgres.one("source", rows), "101 1 100");
+}
+
+#[test]
+fn foreign_servers_and_their_users() {
+    let postgres = Postgres::start(postgres::usual_major());
+    postgres.run("postgres", "CREATE DATABASE source TEMPLATE template0; CREATE ROLE mapped");
+    postgres.run(
+        "source",
+        "CREATE EXTENSION postgres_fdw; CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw;
+         CREATE USER MAPPING FOR mapped SERVER elsewhere; CREATE TABLE t AS SELECT 1 AS a",
+    );
+    let backup = Backup::of(&postgres, "source", "-Z6");
+    let target = Postgres::start(postgres::usual_major());
+    let server = Server::start(&backup);
+    let run = |dsn: &str, arguments: &[&str]| {
+        let work = tempfile::tempdir().unwrap();
+        restore(&server, &backup, dsn, "new_database", work.path()).arg("--prove").args(arguments).output().unwrap()
+    };
+    let output = run(&target.dsn("postgres"), &["--created-database", "whole", "--no-create-roles"]);
+    assert!(
+        said(&output).contains("the role \\\"mapped\\\" does not exist on the target, and user mapping"),
+        "{}",
+        said(&output)
+    );
+    // The role is made, for the mapping names it.
+    let output = run(&target.dsn("postgres"), &["--created-database", "whole"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(target.one("whole", "SELECT usename || ' ' || srvname FROM pg_user_mappings"), "mapped elsewhere");
+    // Without the extension there is neither.
+    let arguments = ["--created-database", "less", "--leave-out", "extension:postgres_fdw"];
+    let output = run(&target.dsn("postgres"), &arguments);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(target.one("less", "SELECT count(*) FROM pg_foreign_server"), "0");
+}
+
+/// What was passed on with ALL before 17 is not MAINTAIN afterwards, whoever passed it on.
+#[test]
+fn all_that_was_passed_on_does_not_become_maintain() {
+    let (oldest, newest) = (postgres::majors()[0], *postgres::majors().last().unwrap());
+    assert!(oldest < 17 && newest >= 17, "{oldest} and {newest}");
+    let (source, target) = (Postgres::start(oldest), Postgres::start(newest));
+    let roles = "CREATE ROLE app; CREATE ROLE bob; CREATE ROLE alice";
+    source.run("postgres", &format!("{roles}; CREATE DATABASE source OWNER app TEMPLATE template0"));
+    target.run("postgres", roles);
+    source.run(
+        "source",
+        "CREATE EXTENSION pg_buffercache; GRANT ALL ON pg_buffercache TO alice;
+         SET ROLE app; CREATE TABLE public.t AS SELECT 1 AS a; GRANT ALL ON t TO bob WITH GRANT OPTION;
+         SET ROLE bob; GRANT ALL ON t TO alice",
+    );
+    let backup = Backup::of(&source, "source", "-Z6");
+    let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
+    let output = restore(&server, &backup, &target.dsn("postgres"), "new_database", work.path())
+        .args(["--created-database", "copy", "--prove"])
+        .output()
+        .unwrap();
+    assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    let rights = "SELECT string_agg(r || ' ' || p || ' ' || has_table_privilege(r, t, p), ', ' ORDER BY t, r, p)
+                    FROM unnest(ARRAY['alice', 'bob']) r, unnest(ARRAY['MAINTAIN', 'TRUNCATE']) p, unnest(ARRAY['pg_buffercache', 't']) t
+                   WHERE t = 't' OR r = 'alice'";
+    assert_eq!(
+        target.one("copy", rights),
+        "alice MAINTAIN false, alice TRUNCATE true, alice MAINTAIN false, alice TRUNCATE true, bob MAINTAIN false, bob TRUNCATE true"
+    );
+}

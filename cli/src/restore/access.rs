@@ -14,7 +14,7 @@ use super::{
     },
     prepare::Prepared,
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, output::Output};
 
 /// Makes the roles that the plan makes and drops what it drops first: all of it or nothing.
 pub async fn before(prepared: &Prepared<'_>) -> Result<(), Failure> {
@@ -37,10 +37,10 @@ pub async fn drop_roles(control: &Client, made: &[String]) -> Vec<String> {
     stay
 }
 
-/// Gives owners and rights that pg_restore could not give; in place in one transaction.
-pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
+/// Gives owners and rights that pg_restore could not give, and makes these keys; in place in one transaction.
+pub async fn give(prepared: &Prepared<'_>, name: &str, keys: Vec<String>, output: &Output) -> Result<(), Failure> {
     let plan = &prepared.plan;
-    if plan.fixes.is_empty() && plan.after.is_empty() && !plan.no_owner {
+    if plan.fixes.is_empty() && plan.after.is_empty() && keys.is_empty() && !plan.no_owner {
         return Ok(());
     }
     let failed = |error: &tokio_postgres::Error| database::failed("give owners, rights and keys", error);
@@ -64,7 +64,7 @@ pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
     let heir =
         prepared.heir().map(|heir| format!("ALTER DATABASE {} OWNER TO {}", quote::ident(name), quote::ident(heir)));
     let statements = statements
-        .map(|rest| heir.into_iter().chain(rest).chain(plan.after.iter().cloned()).collect::<Vec<_>>())
+        .map(|rest| heir.into_iter().chain(rest).chain(plan.after.iter().cloned()).chain(keys).collect::<Vec<_>>())
         .map_err(|object| {
             let what = format!("{} was not found to give it its rights", shown(&format!("{object:?}")));
             Failure::class(FailureClass::TargetFailed, what)
@@ -73,7 +73,13 @@ pub async fn give(prepared: &Prepared<'_>, name: &str) -> Result<(), Failure> {
     // A database without its final name may be between; and each object that is changed is locked until the commit.
     let at_once = if prepared.plan.temporary_database.is_some() { STATEMENTS_AT_ONCE } else { usize::MAX };
     for some in statements.chunks(at_once) {
-        all_or_nothing(&client, some).await.map_err(|error| failed(&error))?;
+        if let Err(error) = all_or_nothing(&client, some).await {
+            if plan.temporary_database.is_none() {
+                output.warn("what was still to be done on the target, in this order:");
+                statements.iter().for_each(|statement| output.quote(&format!("{statement};")));
+            }
+            return Err(failed(&error));
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The artifact on disk: its table of contents is the one the manifest and annex describe. Its bytes
 //! were hashed before; only then is it looked into.
 
-use std::{fs::File, path::Path};
+use std::{collections::BTreeSet, fs::File, path::Path};
 
 use walwarden_contract::failure::FailureClass;
 use walwarden_verifier::{
@@ -70,6 +70,34 @@ pub fn check(path: &Path, manifest: &VerifiedManifest, annex: &Annex) -> Result<
         return Err(differs("other counts"));
     }
     Ok(contents)
+}
+
+/// The statements that make these keys NOT VALID, and then those of the entries about them, as the archive has them.
+pub fn keys_not_valid(path: &Path, keys: &BTreeSet<i64>, about: &[i64]) -> Result<Vec<String>, Failure> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let broken = |what: &str| {
+        Failure::class(FailureClass::ArtifactMismatch, format!("the artifact cannot be read: {}", shown(what)))
+    };
+    let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+    let mut reader = ArchiveReader::new(file).map_err(|error| broken(&error.to_string()))?;
+    let (mut made, mut after) = (Vec::new(), Vec::new());
+    while let Some(entry) = reader.next_entry().map_err(|error| broken(&error.to_string()))? {
+        let id = i64::from(entry.dump_id);
+        let statement = entry.defn.as_deref().unwrap_or_default().trim().trim_end_matches(';').trim_end();
+        if keys.contains(&id) {
+            let loose = ["NOT VALID", "NOT ENFORCED"].iter().any(|word| statement.ends_with(word));
+            made.push(if loose { statement.to_owned() } else { format!("{statement} NOT VALID") });
+        } else if about.contains(&id) {
+            after.push(statement.to_owned());
+        }
+    }
+    if made.len() != keys.len() {
+        return Err(broken("a foreign key has no statement"));
+    }
+    made.append(&mut after);
+    Ok(made)
 }
 
 fn note_tablespace(contents: &mut Contents, entry: &TocEntry) {

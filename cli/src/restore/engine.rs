@@ -33,6 +33,8 @@ pub struct Invocation<'a> {
     pub clean: bool,
     /// Everything belongs to the restoring role at first.
     pub no_owner: bool,
+    /// Policies apply, as they do when the source makes a materialized view anew; tables are filled before they are made.
+    pub row_security: bool,
     /// All or nothing; excludes more than one job.
     pub single_transaction: bool,
     /// libpq's variables.
@@ -55,6 +57,9 @@ impl Invocation<'_> {
         }
         if self.no_owner {
             arguments.push("--no-owner".to_owned());
+        }
+        if self.row_security {
+            arguments.push("--enable-row-security".to_owned());
         }
         if self.single_transaction {
             arguments.push("--single-transaction".to_owned());
@@ -225,12 +230,21 @@ pub async fn run(
     let first = words.complaints.iter().find(|line| line.contains("error: ")).or(words.complaints.first());
     let cause = first.map(|line| format!(": {}", shown(line.trim_start_matches("pg_restore: ")))).unwrap_or_default();
     let failure = Failure::class(FailureClass::TargetFailed, format!("pg_restore {how}{cause}"));
-    let misses_rows = words.complaints.iter().any(|line| line.contains("violates foreign key constraint"));
-    Err(broken(match (words.disk_full, misses_rows) {
-        (true, _) => failure.hint("the target's disk is full: make room there, or restore into another server"),
-        (_, true) if invocation.clean => failure.hint("a row that is referred to is gone from a table that stays as it is: restore with --keys-not-valid, which makes such keys without checking the rows that are there, or into a new database"),
-        _ => failure,
-    }))
+    let says = |text: &str| words.complaints.iter().any(|line| line.contains(text));
+    let hint = if words.disk_full {
+        "the target's disk is full: make room there, or restore into another server"
+    } else if says("out of shared memory") {
+        "the target has not room for so many locks: raise max_locks_per_transaction there, and restart it"
+    } else if says("violates foreign key constraint") && invocation.clean {
+        "a row is missing that is referred to. Gone from a table that stays: --keys-not-valid makes such keys without checking the rows that are there. Missing in the backup, too: restore into a new database with --leave-out fk-constraint"
+    } else if says("violates foreign key constraint") {
+        "the source has rows that refer to none: --leave-out fk-constraint restores without foreign keys"
+    } else if says("permission denied to create extension") {
+        "the target lets only others make it: ask for it there, or go without: --leave-out extension:NAME, into a new database"
+    } else {
+        return Err(broken(failure));
+    };
+    Err(broken(failure.hint(hint)))
 }
 
 /// Under --verbose each step is told before it is made, an error ends the run, and COMMIT is the last that is sent: an
@@ -391,6 +405,7 @@ mod tests {
             jobs: 4,
             clean: false,
             no_owner: false,
+            row_security: false,
             single_transaction: false,
             environment: vec![("PGPASSWORD".into(), "hunter2".into())],
         };

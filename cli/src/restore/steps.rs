@@ -14,7 +14,7 @@ use walwarden_contract::{exit::ExitCode, failure::FailureClass, quote, token::Re
 use walwarden_verifier::ids::shown;
 
 use super::{
-    access, database, delivery,
+    access, artifact, database, delivery,
     ending::{self, Restored},
     engine::{self, Done},
     evidence::is_opaque,
@@ -125,6 +125,8 @@ async fn execute(
 
     output.state("restoring", json!({}));
     reporter.step(Transition::Restoring {});
+    let plan = &prepared.plan;
+    let keys = artifact::keys_not_valid(&prepared.artifact(workspace), &plan.keys_not_valid, &plan.about_keys)?;
     access::before(prepared).await?;
     progress.made_roles = true;
     let name = match &prepared.plan.temporary_database {
@@ -140,7 +142,7 @@ async fn execute(
     };
     restore(prepared, workspace, &name, stop, &mut progress.fate, output).await?;
     // Not to be interrupted: in place, what was made may be open to more than it should be until then.
-    access::give(prepared, &name).await?;
+    access::give(prepared, &name, keys, output).await?;
 
     output.state("finalizing", json!({}));
     reporter.step(Transition::Finalizing {});
@@ -258,6 +260,7 @@ async fn restore(
         true => None,
         false => Some(workspace.write("entries.list", prepared.plan.use_list().as_bytes())?),
     };
+    let has = |kind: &str| prepared.plan.kinds.contains_key(kind);
     let invocation = engine::Invocation {
         program: &prepared.program,
         artifact: &prepared.artifact(workspace),
@@ -266,6 +269,7 @@ async fn restore(
         jobs: prepared.jobs,
         clean: in_place,
         no_owner: prepared.plan.no_owner,
+        row_security: has("MATERIALIZED VIEW DATA") && has("ROW SECURITY"),
         single_transaction: in_place && prepared.jobs == 1,
         environment,
     };

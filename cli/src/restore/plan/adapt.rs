@@ -70,6 +70,9 @@ pub struct Adaptation {
     pub fixes: Vec<Fix>,
     /// Statements after them.
     pub after: Vec<String>,
+    /// Keys that are made NOT VALID after pg_restore, and entries about them that follow.
+    pub keys_not_valid: BTreeSet<i64>,
+    pub about_keys: Vec<i64>,
     /// Commands that make more like the source, for whoever may and wants to.
     pub later: Vec<String>,
     /// The database is there already.
@@ -145,6 +148,14 @@ pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
     adaptation
 }
 
+/// Role and server of a user mapping, which its name says.
+pub fn mapping(entry: &Entry) -> Option<(&str, &str)> {
+    if entry.kind != "USER MAPPING" {
+        return None;
+    }
+    entry.name.strip_prefix("USER MAPPING ")?.split_once(" SERVER ")
+}
+
 /// Names in a word for `--leave-out`.
 pub fn word(kind: &str) -> String {
     kind.to_lowercase().replace(' ', "-")
@@ -202,13 +213,18 @@ impl Adaptation {
 
     /// What is about what is left out goes with it; data never does, logic only where something was named.
     fn close(&mut self, annex: &Annex, wanted: &Wanted) {
+        let servers = annex.entries.iter().filter(|entry| entry.kind == "SERVER");
+        let servers: BTreeMap<&str, i64> = servers.map(|entry| (entry.name.as_str(), entry.dump_id)).collect();
         loop {
             let before = self.left_out.len();
             for entry in &annex.entries {
                 if self.left_out.contains_key(&entry.dump_id) {
                     continue;
                 }
-                let Some(reason) = entry.dependencies.iter().find_map(|id| self.left_out.get(id)) else { continue };
+                // A user mapping does not say in the archive that it depends on its server.
+                let server = mapping(entry).and_then(|(_, server)| servers.get(server));
+                let mut needed = entry.dependencies.iter().chain(server);
+                let Some(reason) = needed.find_map(|id| self.left_out.get(id)) else { continue };
                 let reason = format!("it is about something that is left out ({reason})");
                 let reason = if reason.matches("it is about").count() > 1 {
                     "it is about something that is left out".to_owned()
@@ -245,6 +261,7 @@ impl Adaptation {
             needed.extend([item.grantee, item.grantor]);
         }
         needed.extend(kept.iter().flat_map(|entry| entry.policy_roles.iter().cloned()));
+        needed.extend(kept.iter().filter_map(|entry| mapping(entry)).map(|(role, _)| role.to_owned()));
         if !self.in_place {
             needed.extend(annex.database.role_settings.iter().map(|setting| setting.role.clone()));
             needed.insert(annex.database.owner.clone());
@@ -270,9 +287,12 @@ impl Adaptation {
             }
             self.later.extend(attributes(role));
         }
-        let policies = |name: &String| kept.iter().find(|entry| entry.policy_roles.contains(name));
+        let naming = |name: &String| {
+            kept.iter()
+                .find(|entry| entry.policy_roles.contains(name) || mapping(entry).is_some_and(|(role, _)| role == name))
+        };
         for name in &missing {
-            if let Some(policy) = policies(name) {
+            if let Some(policy) = naming(name) {
                 self.refusals.push(Refusal::new(
                     "role_missing",
                     format!(
@@ -541,6 +561,12 @@ fn owns_nothing(entry: &Entry) -> bool {
         || ["BLOBS", "MATERIALIZED VIEW DATA", "EXTENSION", "SECURITY LABEL", "PUBLICATION TABLE"].contains(&entry.kind.as_str())
         // The schema `public` is there before; it belongs to whoever owns the database.
         || (entry.kind == "SCHEMA" && entry.name == "public" && entry.owner == "pg_database_owner")
+}
+
+/// What an ACL entry is about that no entry of the archive makes.
+pub fn of_no_entry(entry: &Entry, by_id: &HashMap<i64, &Entry>) -> Option<Object> {
+    let about = entry.dependencies.iter().any(|id| by_id.get(id).is_some_and(|about| Object::of(about).is_some()));
+    if about { None } else { tagged(entry, None).map(|(object, _)| object) }
 }
 
 /// Whether an ACL entry is about a column.

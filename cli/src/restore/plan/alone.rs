@@ -46,6 +46,9 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
         let kind = entry.kind.as_str();
         let why = match (kind, Object::of(entry)) {
             ("SCHEMA", Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
+            ("SCHEMA", _) if facts.inside.lasting_schemas.as_ref().is_some_and(|all| all.contains(&entry.name)) => {
+                Some("the restoring role may make no schemas")
+            }
             ("SCHEMA", _) if kept_schemas.contains(entry.name.as_str()) => Some("it holds what stays as it is"),
             (_, Some(object)) if foreign(&object) => Some("it belongs to another role on the target"),
             (_, Some(object)) if facts.inside.rowless.contains(&object) => {
@@ -57,6 +60,11 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
             ("EXTENSION" | "PUBLICATION" | "EVENT TRIGGER", _) if of_others(kind, &entry.name) => {
                 Some("it belongs to another role on the target")
             }
+            ("USER MAPPING", _)
+                if adapt::mapping(entry).is_some_and(|(_, server)| foreign(&Object::Server(server.to_owned()))) =>
+            {
+                Some("its server belongs to another role on the target")
+            }
             _ if adapt::is_free(entry, annex, facts) => Some("only a superuser can make it for certain"),
             _ => None,
         };
@@ -64,6 +72,8 @@ pub fn entries(annex: &Annex, facts: &Facts, leave_out: &[String]) -> (BTreeMap<
             left_out.entry(entry.dump_id).or_insert_with(|| why.to_owned());
         }
     }
+    parts(annex, facts, &mut left_out);
+    roots(annex, facts, &mut left_out);
     parts(annex, facts, &mut left_out);
     refusals.extend(extensions::keep(annex, facts, &mut left_out, leave_out));
     let others = since::kept_schemas(annex, facts, &left_out);
@@ -117,6 +127,32 @@ fn parts(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>) {
             if entry.dependencies.iter().any(of) && !joins {
                 left_out.insert(entry.dump_id, "it is part of what is left alone".to_owned());
             }
+        }
+        if left_out.len() == before {
+            return;
+        }
+    }
+}
+
+/// Partitioned tables all of whose partitions stay: there is nothing of them to be loaded again, and dropped they would
+/// take those along.
+fn roots(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>) {
+    let tables = annex.entries.iter().filter(|entry| entry.kind == "TABLE");
+    let ids: HashMap<(&str, &str), i64> =
+        tables.map(|entry| ((entry.schema.as_str(), entry.name.as_str()), entry.dump_id)).collect();
+    loop {
+        // Whether those that the backup has all stay.
+        let mut all_stay: BTreeMap<i64, bool> = BTreeMap::new();
+        for table in &facts.inside.tables {
+            let Some((schema, name)) = &table.partition_of else { continue };
+            let Some(root) = ids.get(&(schema.as_str(), name.as_str())) else { continue };
+            if let Some(own) = ids.get(&(table.schema.as_str(), table.name.as_str())) {
+                *all_stay.entry(*root).or_insert(true) &= left_out.contains_key(own);
+            }
+        }
+        let before = left_out.len();
+        for root in all_stay.into_iter().filter(|(_, all)| *all).map(|(root, _)| root) {
+            left_out.entry(root).or_insert_with(|| "all of its partitions stay as they are".to_owned());
         }
         if left_out.len() == before {
             return;

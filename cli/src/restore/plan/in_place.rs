@@ -3,9 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walwarden_verifier::annex::{Annex, Entry};
+use walwarden_contract::quote;
+use walwarden_verifier::{
+    annex::{Annex, Entry},
+    ids::shown,
+};
 
-use super::{Refusal, Wishes, extensions, keys, since};
+use super::{Refusal, Wishes, adapt, entry_name, extensions, keys, since};
 use crate::{
     format,
     restore::target::{dependents::Dependent, facts::Facts},
@@ -38,6 +42,7 @@ pub fn check(
     refusals.append(&mut found.refusals);
     notes.append(&mut found.notes);
     notes.extend(extensions::notes(annex, facts, left_out));
+    refusals.extend(keys::check(annex, facts, left_out));
     notes.extend(keys::notes(annex, facts, left_out, wishes.wanted.keys_not_valid));
     if facts.other_sessions > 0 {
         notes.push(format!(
@@ -45,7 +50,13 @@ pub fn check(
             format::counted(facts.other_sessions.unsigned_abs(), "other session")
         ));
     }
-    refusals.extend(locks(facts, ours as u64).filter(|_| !wishes.parallel_in_place));
+    let others = kept
+        .iter()
+        .filter(|entry| ["FUNCTION", "PROCEDURE", "AGGREGATE", "TYPE", "DOMAIN"].contains(&entry.kind.as_str()));
+    let others = (others.count() as u64).min(facts.inside.residents.len() as u64);
+    let objects = (annex.large_objects.len() as u64).min(facts.inside.locks.large_objects);
+    refusals.extend(locks(facts, ours as u64, others + objects).filter(|_| !wishes.parallel_in_place));
+    refusals.extend(schemas(facts, &kept, wishes.target_database));
     if wishes.parallel_in_place {
         notes.push(
             "--jobs gives up that all or nothing is restored: if it fails, the target is left half restored".into(),
@@ -55,16 +66,30 @@ pub fn check(
     found.drops
 }
 
+/// Schemas that are not there and cannot be made.
+fn schemas(facts: &Facts, kept: &[&Entry], database: &str) -> Option<Refusal> {
+    let made = kept.iter().filter(|entry| entry.kind == "SCHEMA");
+    let made: Vec<String> = made.map(|entry| entry_name(entry)).collect();
+    (facts.inside.lasting_schemas.is_some() && !made.is_empty()).then(|| {
+        Refusal::new(
+            "no_create",
+            format!("{}: \"{}\" may make no schemas in this database", adapt::some(&made), shown(&facts.role)),
+            shown(&format!("GRANT CREATE ON DATABASE {} TO {};", quote::ident(database), quote::ident(&facts.role))),
+        )
+    })
+}
+
 /// Whether one transaction can lock all that it drops and makes.
-fn locks(facts: &Facts, tables: u64) -> Option<Refusal> {
+fn locks(facts: &Facts, tables: u64, others: u64) -> Option<Refusal> {
     let locks = &facts.inside.locks;
-    let (needed, capacity) = (locks.needed(tables), locks.capacity());
-    (locks.tables > 0 && needed > capacity + capacity / 10).then(|| {
+    let (needed, capacity) = (locks.needed(tables) + others, locks.capacity());
+    (capacity > 0 && needed > capacity + capacity / 10).then(|| {
         Refusal::new(
             "too_few_locks",
             format!(
-                "one transaction that drops and loads {} locks at least {} objects, and the target has room for {} (max_locks_per_transaction = {})",
+                "one transaction that drops and loads {} and {} locks at least {} objects, and the target has room for {} (max_locks_per_transaction = {})",
                 format::counted(tables, "table"),
+                format::counted(others, "function, type or large object"),
                 format::count(needed),
                 format::count(capacity),
                 locks.per_transaction

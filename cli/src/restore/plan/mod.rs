@@ -113,6 +113,12 @@ pub struct Plan {
     /// Statements after those.
     #[serde(skip)]
     pub after: Vec<String>,
+    /// Keys that are made NOT VALID after pg_restore, by their own statements.
+    #[serde(skip)]
+    pub keys_not_valid: BTreeSet<i64>,
+    /// Entries about them that follow.
+    #[serde(skip)]
+    pub about_keys: Vec<i64>,
     /// Both as people read them: the same reason once.
     #[serde(skip)]
     groups: Vec<(&'static str, String)>,
@@ -317,6 +323,8 @@ impl Plan {
             before: std::mem::take(&mut adaptation.before),
             fixes: std::mem::take(&mut adaptation.fixes),
             after: std::mem::take(&mut adaptation.after),
+            keys_not_valid: std::mem::take(&mut adaptation.keys_not_valid),
+            about_keys: std::mem::take(&mut adaptation.about_keys),
             groups: Vec::new(),
         };
         plan.dropped.extend(drops.into_iter().map(|(dependent, statement)| DroppedFirst {

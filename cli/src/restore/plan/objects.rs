@@ -66,13 +66,16 @@ impl Object {
         })
     }
 
-    /// What a query of the catalogue calls `relation`, `sequence`, `routine`, `type` or `schema`.
+    /// What a query of the catalogue calls `relation`, `sequence`, `routine`, `type`, `schema`, `server`, `wrapper` or `language`.
     pub fn named(word: &str, schema: String, name: String) -> Self {
         match word {
             "sequence" => Self::Sequence(schema, name),
             "routine" => Self::Routine(schema, name),
             "type" => Self::Type(schema, name),
             "schema" => Self::Schema(schema),
+            "server" => Self::Server(name),
+            "wrapper" => Self::Wrapper(name),
+            "language" => Self::Language(name),
             _ => Self::Relation(schema, name),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use walwarden_contract::quote;
 use walwarden_verifier::{annex::Annex, ids::shown};
 
 use super::{Refusal, adapt};
@@ -11,7 +12,7 @@ use crate::restore::{
     target::{
         dependents::{Dependent, Named},
         facts::Facts,
-        inside::ExistingTable,
+        inside::{ExistingTable, Part},
     },
 };
 
@@ -22,6 +23,8 @@ struct Dropped<'a> {
     keys: BTreeSet<(&'a str, &'a str)>,
     /// Partitions that are not in the backup: they go with their table.
     partitions: Vec<&'a ExistingTable>,
+    /// Partitions that are in it and stay as they are, of a table that goes: they would go with it.
+    torn: Vec<&'a ExistingTable>,
 }
 
 impl<'a> Dropped<'a> {
@@ -32,18 +35,25 @@ impl<'a> Dropped<'a> {
         let keys = keys.map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect();
         let in_archive: BTreeSet<Named> = annex.entries.iter().filter_map(Named::of).collect();
         let mut partitions: Vec<&ExistingTable> = Vec::new();
+        let mut torn: Vec<&ExistingTable> = Vec::new();
         loop {
             let before = partitions.len();
-            for table in &facts.inside.tables {
+            torn.clear();
+            for table in facts.inside.tables.iter().filter(|table| table.partition_of.is_some()) {
                 let Some((schema, name)) = &table.partition_of else { continue };
                 let (own, of) = (Named::relation(&table.schema, &table.name), Named::relation(schema, name));
-                // What the archive has and the plan leaves alone is detached first, and stays.
-                if objects.contains(&of) && !in_archive.contains(&own) && objects.insert(own) {
+                if !objects.contains(&of) || objects.contains(&own) {
+                    continue;
+                }
+                if in_archive.contains(&own) {
+                    torn.push(table);
+                } else {
+                    objects.insert(own);
                     partitions.push(table);
                 }
             }
             if partitions.len() == before {
-                return Self { objects, keys, partitions };
+                return Self { objects, keys, partitions, torn };
             }
         }
     }
@@ -52,11 +62,12 @@ impl<'a> Dropped<'a> {
     fn blocking<'f>(&self, facts: &'f Facts) -> Vec<&'f Dependent> {
         let mut found: Vec<&Dependent> = Vec::new();
         let mut gone = self.objects.clone();
+        let mut told = vec![false; facts.inside.dependents.len()];
         loop {
             let before = found.len();
-            for dependent in &facts.inside.dependents {
-                let in_the_way = gone.contains(&dependent.on) && !self.goes(dependent);
-                if in_the_way && !found.contains(&dependent) {
+            for (at, dependent) in facts.inside.dependents.iter().enumerate() {
+                if !told[at] && gone.contains(&dependent.on) && !self.goes(dependent) {
+                    told[at] = true;
                     found.push(dependent);
                     if dependent.part.is_empty() {
                         gone.insert(dependent.holder.clone());
@@ -99,8 +110,16 @@ pub struct Found {
 pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop_dependents: bool) -> Found {
     let dropped = Dropped::of(annex, facts, left_out);
     let mut found = Found::default();
+    found.refusals.extend(torn(&dropped.torn));
+    let alone = annex.entries.iter().filter(|entry| left_out.contains_key(&entry.dump_id));
+    let alone: BTreeSet<Named> = alone.filter_map(Named::of).collect();
     let blocking = dropped.blocking(facts);
     for dependent in &blocking {
+        // What stays as it is, stays: it may be the only one there is.
+        if alone.contains(&dependent.holder) {
+            found.refusals.push(stays(dependent));
+            continue;
+        }
         // Without a policy more could be seen than before.
         let statement = dependent.drop_statement().filter(|_| dependent.ours && dependent.kind != "policy");
         match statement {
@@ -124,7 +143,46 @@ pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop
         found.notes.push(format!("not in the backup, stay as they are: {}", adapt::some(&stays)));
     }
     found.notes.extend(columns_changed(annex, facts, left_out));
+    found.notes.extend(parts_lost(annex, facts, &dropped, &found.drops));
     found
+}
+
+/// pg_restore drops a table with all of its partitions, those that are to stay among them.
+fn torn(partitions: &[&ExistingTable]) -> Vec<Refusal> {
+    let refusal = |table: &&ExistingTable| {
+        let (schema, name) = table.partition_of.clone().unwrap_or_default();
+        let (own, of) = (format!("{}.{}", table.schema, table.name), format!("{schema}.{name}"));
+        Refusal::new(
+            "partition_stays",
+            format!("{} stays as it is, and would be dropped as a partition of {}", shown(&own), shown(&of)),
+            shown(&format!(
+                "ALTER TABLE {} DETACH PARTITION {}; the restore attaches it again if it is yours; or restore into a new database",
+                quote::qualified(&schema, &name),
+                quote::qualified(&table.schema, &table.name)
+            )),
+        )
+    };
+    partitions.iter().map(refusal).collect()
+}
+
+fn stays(dependent: &Dependent) -> Refusal {
+    let remedy = match dependent.kind.as_str() {
+        "child table" => format!(
+            "ALTER TABLE {} NO INHERIT {}; or restore into a new database",
+            quote::qualified(dependent.holder.schema(), dependent.holder.name()),
+            quote::qualified(dependent.on.schema(), dependent.on.name())
+        ),
+        _ => "restore as its owner, or into a new database: --mode new_database".to_owned(),
+    };
+    Refusal::new(
+        "dependent_object",
+        format!(
+            "the {} stays as it is and depends on {}, which is to be dropped",
+            shown(&dependent.what()),
+            shown(&dependent.on.whole())
+        ),
+        shown(&remedy),
+    )
 }
 
 fn refusal(dependent: &Dependent, may_go: bool) -> Refusal {
@@ -132,7 +190,8 @@ fn refusal(dependent: &Dependent, may_go: bool) -> Refusal {
     let on = dependent.on.whole();
     let remedy = match (dependent.drop_statement(), may_go) {
         (Some(statement), true) => format!("{statement}; or --drop-dependents, which drops all of these first"),
-        (Some(statement), false) => format!("{statement};"),
+        (Some(statement), false) if dependent.ours => format!("{statement};"),
+        (Some(statement), false) => format!("as its owner: {statement};"),
         (None, _) => "drop it, or restore into a new database: --mode new_database".to_owned(),
     };
     Refusal::new(
@@ -191,6 +250,44 @@ pub fn used_extensions(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, St
         _ => None,
     });
     in_use.collect()
+}
+
+/// What tables that are loaded again have got since. Some of it decides who sees what, or what is replicated.
+fn parts_lost(
+    annex: &Annex,
+    facts: &Facts,
+    dropped: &Dropped<'_>,
+    dropped_first: &[(Dependent, String)],
+) -> Option<String> {
+    let known: BTreeSet<(&str, &str, &str)> =
+        annex.entries.iter().map(|e| (e.kind.as_str(), e.schema.as_str(), e.name.as_str())).collect();
+    let in_archive = |part: &Part| {
+        let name = match part.kind.as_str() {
+            "INDEX" => part.name.clone(),
+            "ROW SECURITY" => part.table.clone(),
+            "PUBLICATION TABLE" => format!("{} {}", part.name, part.table),
+            _ => format!("{} {}", part.table, part.name),
+        };
+        known.contains(&(part.kind.as_str(), part.schema.as_str(), name.as_str()))
+    };
+    let told = |part: &Part| dropped_first.iter().any(|(dependent, _)| dependent.part == part.name);
+    let gone = |part: &&Part| dropped.objects.contains(&Named::relation(&part.schema, &part.table));
+    let lost = facts.inside.parts.iter().filter(gone).filter(|part| !in_archive(part) && !told(part));
+    let lost: Vec<String> = lost.map(Part::what).collect();
+    (!lost.is_empty())
+        .then(|| format!("not in the backup, and lost with the table that is loaded again: {}", adapt::some(&lost)))
+}
+
+impl Part {
+    /// For people.
+    fn what(&self) -> String {
+        let table = format!("{}.{}", self.schema, self.table);
+        shown(&match self.kind.as_str() {
+            "ROW SECURITY" => format!("row security of {table}"),
+            "PUBLICATION TABLE" => format!("{table} in the publication {}", self.name),
+            kind => format!("{} {} of {table}", kind.to_lowercase(), self.name),
+        })
+    }
 }
 
 /// Columns that came or went.

@@ -278,8 +278,24 @@ fn in_place_tables_without_rows_in_the_backup_stay_as_they_are() {
     };
     facts.inside.tables =
         vec![table("users", None), table("events", None), table("log", None), table("log_1", Some("log"))];
-    let plan = plan(&annex, &facts, RestoreMode::InPlace);
-    assert_eq!((plan.outcome, plan.dump_ids.as_slice()), ("adapted", &[2, 4, 8, 9, 11][..]), "{:#?}", plan.refusals);
+    // Dropped, the partitioned table would take its partition along.
+    let with_root = plan(&annex, &facts, RestoreMode::InPlace);
+    assert_eq!((with_root.outcome, with_root.dump_ids), ("adapted", vec![2, 4, 8]), "{:#?}", with_root.refusals);
+    let mut other = annex.clone();
+    other.entries.push(entry(13, "TABLE", "log_2"));
+    facts.inside.tables.push(table("log_2", Some("log")));
+    let torn = plan(&other, &facts, RestoreMode::InPlace);
+    assert_eq!(torn.refusals.iter().map(|refusal| refusal.code).collect::<Vec<_>>(), ["partition_stays"]);
+    // Taken out by hand it is put back by the archive's own statement.
+    facts.inside.tables.retain(|table| table.name != "log_1");
+    facts.inside.tables.push(table("log_1", None));
+    let put_back = plan(&other, &facts, RestoreMode::InPlace);
+    assert_eq!(
+        (put_back.outcome, put_back.dump_ids),
+        ("adapted", vec![2, 4, 8, 9, 11, 13]),
+        "{:#?}",
+        put_back.refusals
+    );
 }
 
 #[test]
@@ -647,7 +663,7 @@ fn all_before_17_is_not_maintain_afterwards() {
     assert_eq!(
         narrow.after,
         [
-            r#"REVOKE MAINTAIN ON TABLE "app"."t" FROM "reader", PUBLIC"#,
+            r#"REVOKE MAINTAIN ON TABLE "app"."t" FROM "reader", PUBLIC CASCADE"#,
             r#"ALTER DEFAULT PRIVILEGES FOR ROLE "app_owner" IN SCHEMA "app" REVOKE MAINTAIN ON TABLES FROM "reader""#,
         ]
     );

@@ -2,7 +2,7 @@
 //! defaults; where the target's default privileges give more to whatever the restoring role makes, the object gets
 //! that too, and nothing in the archive takes it away. A new database has no default privileges yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use walwarden_contract::quote;
 use walwarden_verifier::annex::{Annex, Entry};
@@ -10,6 +10,7 @@ use walwarden_verifier::annex::{Annex, Entry};
 use super::{
     acl::{self, Item},
     adapt::{self, Adaptation},
+    objects::Object,
 };
 use crate::{
     format,
@@ -73,9 +74,17 @@ impl Adaptation {
             return None;
         }
         let given_anew = self.replaced_objects(annex);
+        let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         let mut objects = 0;
         for entry in annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)) {
             let from = match entry.kind.as_str() {
+                // Of what an extension brought, which has no entry of its own.
+                "ACL" => match adapt::of_no_entry(entry, &by_id) {
+                    Some(Object::Relation(schema, name)) if !self.replaced.contains(&entry.dump_id) => {
+                        format!("REVOKE MAINTAIN ON TABLE {} FROM ", quote::qualified(&schema, &name))
+                    }
+                    _ => continue,
+                },
                 "TABLE" | "VIEW" | "MATERIALIZED VIEW" | "FOREIGN TABLE" if !given_anew.contains(&entry.dump_id) => {
                     format!("REVOKE MAINTAIN ON TABLE {} FROM ", quote::qualified(&entry.schema, &entry.name))
                 }
@@ -96,7 +105,9 @@ impl Adaptation {
                 .collect();
             if !grantees.is_empty() {
                 objects += 1;
-                self.after.push(format!("{from}{}", grantees.join(", ")));
+                // It may have been passed on, as all else was.
+                let on = if from.starts_with("REVOKE") { " CASCADE" } else { "" };
+                self.after.push(format!("{from}{}{on}", grantees.join(", ")));
             }
         }
         (objects > 0).then(|| {

@@ -180,7 +180,9 @@ const DEPENDENTS: &str = "
         SELECT e.classid, e.objid, e.refclassid, e.refobjid,
                CASE WHEN h.relkind = 'v' AND e.of_trigger IS NULL THEN 'view'
                     WHEN h.relkind = 'm' AND e.of_index IS NULL THEN 'materialized view'
-                    WHEN e.of_rule IS NOT NULL THEN 'rule' WHEN e.of_default IS NOT NULL THEN 'default'
+                    WHEN e.of_rule IS NOT NULL THEN 'rule'
+                    WHEN e.of_default IS NOT NULL THEN CASE WHEN EXISTS (SELECT FROM pg_attribute
+                        WHERE attrelid = e.of_default AND attnum = e.adnum AND attgenerated <> '') THEN 'column' ELSE 'default' END
                     WHEN e.of_trigger IS NOT NULL THEN 'trigger' WHEN e.of_policy IS NOT NULL THEN 'policy'
                     WHEN e.of_check IS NOT NULL THEN 'check' WHEN e.of_index IS NOT NULL THEN 'index'
                     WHEN e.event_trigger IS NOT NULL THEN 'event trigger'

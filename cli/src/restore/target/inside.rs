@@ -58,6 +58,19 @@ pub struct IndexName {
     pub name: String,
 }
 
+/// Something that goes with its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The archive's kind: `POLICY`, `TRIGGER`, `RULE`, `INDEX`, `ROW SECURITY`, `PUBLICATION TABLE`.
+    pub kind: String,
+    /// Schema of the table.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// The part; of a publication its name, of row security nothing.
+    pub name: String,
+}
+
 /// An extension that the target database has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
@@ -97,6 +110,10 @@ pub struct Inside {
     /// Routines and types that [`Self::foreign`] or [`Self::rowless`] objects use, or a part of them does: a trigger, a
     /// policy, a default.
     pub in_use: BTreeSet<Object>,
+    /// Its schemas, where the restoring role may make none.
+    pub lasting_schemas: Option<BTreeSet<String>>,
+    /// What tables have beside columns and constraints.
+    pub parts: Vec<Part>,
     /// Room for locks.
     pub locks: Locks,
     /// Extensions by name.
@@ -128,6 +145,8 @@ impl Inside {
             has_omitted: has(client, omissions).await?,
             keys: Vec::new(),
             foreign_large_objects: foreign_large_objects(client, annex).await?,
+            lasting_schemas: lasting_schemas(client).await?,
+            parts: parts(client).await?,
             locks: Locks::read(client).await?,
             installed: installed(client).await?,
             foreign_others: client
@@ -193,6 +212,43 @@ async fn columns(client: &Client) -> Result<BTreeMap<(String, String), String>, 
     Ok(client.query(query, &[]).await?.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
+async fn lasting_schemas(client: &Client) -> Result<Option<BTreeSet<String>>, tokio_postgres::Error> {
+    let query =
+        "SELECT has_database_privilege(current_database(), 'CREATE'), ARRAY(SELECT nspname::text FROM pg_namespace)";
+    let row = client.query_one(query, &[]).await?;
+    let may_create: bool = row.get(0);
+    Ok((!may_create).then(|| row.get::<_, Vec<String>>(1).into_iter().collect()))
+}
+
+/// Constraints and what belongs to them are part of a definition, and changed columns are told by themselves.
+async fn parts(client: &Client) -> Result<Vec<Part>, tokio_postgres::Error> {
+    let query = "
+        WITH tables AS (SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relrowsecurity
+                          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_')
+        SELECT 'POLICY', t.schema, t.name, p.polname::text FROM pg_policy p JOIN tables t ON t.oid = p.polrelid
+        UNION ALL
+        SELECT 'TRIGGER', t.schema, t.name, g.tgname::text FROM pg_trigger g JOIN tables t ON t.oid = g.tgrelid
+         WHERE NOT g.tgisinternal AND g.tgparentid = 0
+        UNION ALL
+        SELECT 'RULE', t.schema, t.name, r.rulename::text FROM pg_rewrite r JOIN tables t ON t.oid = r.ev_class
+         WHERE r.rulename <> '_RETURN'
+        UNION ALL
+        SELECT 'INDEX', t.schema, t.name, i.relname::text FROM pg_index x JOIN tables t ON t.oid = x.indrelid
+          JOIN pg_class i ON i.oid = x.indexrelid
+         WHERE NOT i.relispartition AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.oid AND k.contype IN ('p', 'u', 'x'))
+        UNION ALL
+        SELECT 'ROW SECURITY', schema, name, '' FROM tables WHERE relrowsecurity
+        UNION ALL
+        SELECT 'PUBLICATION TABLE', t.schema, t.name, p.pubname::text FROM pg_publication_rel m JOIN tables t ON t.oid = m.prrelid
+          JOIN pg_publication p ON p.oid = m.prpubid
+         WHERE pg_has_role(current_user, p.pubowner, 'USAGE')
+        ORDER BY 1, 2, 3, 4";
+    let part =
+        |row: &tokio_postgres::Row| Part { kind: row.get(0), schema: row.get(1), table: row.get(2), name: row.get(3) };
+    Ok(client.query(query, &[]).await?.iter().map(part).collect())
+}
+
 async fn foreign_large_objects(client: &Client, annex: &Annex) -> Result<Vec<u32>, tokio_postgres::Error> {
     let oids: Vec<u32> = annex.large_objects.iter().map(|object| object.oid).collect();
     let query = "SELECT oid FROM pg_largeobject_metadata WHERE oid = ANY($1) AND NOT pg_has_role(current_user, lomowner, 'USAGE')";
@@ -246,7 +302,13 @@ const FOREIGN: &str = "
      WHERE NOT pg_has_role(current_user, o.owner, 'USAGE')
         OR NOT s.ours AND o.owner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
     UNION ALL
-    SELECT 'schema', name, '' FROM schemas WHERE NOT ours";
+    SELECT 'schema', name, '' FROM schemas WHERE NOT ours
+    UNION ALL
+    SELECT 'server', '', srvname::text FROM pg_foreign_server WHERE NOT pg_has_role(current_user, srvowner, 'USAGE')
+    UNION ALL
+    SELECT 'wrapper', '', fdwname::text FROM pg_foreign_data_wrapper WHERE NOT pg_has_role(current_user, fdwowner, 'USAGE')
+    UNION ALL
+    SELECT 'language', '', lanname::text FROM pg_language WHERE NOT pg_has_role(current_user, lanowner, 'USAGE')";
 
 const IN_USE: &str = "
     WITH me AS (SELECT oid FROM pg_roles WHERE rolname = current_user),

@@ -14,6 +14,8 @@ pub struct Locks {
     pub tables: u64,
     /// Those, with their indexes, and their TOAST tables with theirs.
     pub relations: u64,
+    /// Large objects of the database.
+    pub large_objects: u64,
 }
 
 impl Locks {
@@ -46,9 +48,16 @@ impl Locks {
                        'autovacuum_max_workers', 'autovacuum_worker_slots', 'max_worker_processes', 'max_wal_senders'))::int8,
                    (SELECT count(*) FROM tables),
                    (SELECT count(*) + 2 * count(nullif(reltoastrelid, 0)) FROM tables)
-                     + (SELECT count(*) FROM pg_index x JOIN tables t ON t.oid = x.indrelid)";
+                     + (SELECT count(*) FROM pg_index x JOIN tables t ON t.oid = x.indrelid),
+                   (SELECT count(*) FROM pg_largeobject_metadata)";
         let row = client.query_one(query, &[]).await?;
         let number = |at: usize| row.get::<_, i64>(at).unsigned_abs();
-        Ok(Self { per_transaction: number(0), transactions: number(1), tables: number(2), relations: number(3) })
+        Ok(Self {
+            per_transaction: number(0),
+            transactions: number(1),
+            tables: number(2),
+            relations: number(3),
+            large_objects: number(4),
+        })
     }
 }
