@@ -186,6 +186,37 @@ fn what_a_selection_does_not_take_is_said_everywhere_and_the_rest_is_restored() 
     assert_eq!(postgres.query_one("chosen", counts).unwrap(), "101 100 150 10 1 1");
 }
 
+#[test]
+fn a_partition_without_rows_in_the_backup_is_taken_out_and_put_back() {
+    let stack = Stack::shared();
+    let postgres = Postgres::start(*Postgres::majors_available().first().expect("a Postgres")).unwrap();
+    postgres.create_database("parted").unwrap();
+    let tables = "
+        CREATE TABLE events (id integer PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE events_new PARTITION OF events FOR VALUES FROM (100) TO (200);
+        CREATE TABLE events_old PARTITION OF events FOR VALUES FROM (0) TO (100);
+        CREATE TABLE log (id integer) PARTITION BY RANGE (id);
+        CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100);
+        INSERT INTO events SELECT generate_series(0, 199);
+        INSERT INTO log SELECT generate_series(0, 99);";
+    postgres.run_sql("parted", tables).unwrap();
+    let selection = json!({ "selection": { "excludeTableData": ["public.events_old", "public.log_1"] } });
+    let backup = stack.back_up(&stack.add_database("parted", &postgres.dsn("parted"), selection));
+    postgres.run_sql("parted", "DELETE FROM events WHERE id > 150; DELETE FROM log WHERE id > 50").unwrap();
+    let issued = stack.issue_in_place(&backup);
+    let restore = || Restore::in_place(&stack.api.url, &issued, &postgres).connect_by(&postgres.dsn("parted"));
+    let planned = restore().args(&["--plan", "--json"]).run();
+    let plan = planned.documents().into_iter().find_map(|document| document.get("plan").cloned()).expect("a plan");
+    let remedy = plan["refusals"][0]["remedy"].as_str().expect("a refusal").split(';').next().expect("a statement");
+    assert_eq!(plan["refusals"].as_array().map(Vec::len), Some(1), "the log stays whole: {plan:#}");
+    assert_eq!(remedy, r#"ALTER TABLE "public"."events" DETACH PARTITION "public"."events_old""#);
+    postgres.run_sql("parted", remedy).unwrap();
+    restore().args(&["--prove"]).run().is_identical();
+    let rows = "SELECT (SELECT count(*) FROM events) || ' ' || (SELECT count(*) FROM log) || ' '
+                || (SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r')";
+    assert_eq!(postgres.query_one("parted", rows).unwrap(), "200 51 3");
+}
+
 /// Extensions that a table whose rows are not in the backup uses, one that nothing of the kind does, one that needs
 /// another, one with configuration.
 const EXTENDED: &str = "

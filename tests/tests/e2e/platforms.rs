@@ -143,6 +143,7 @@ fn over_itself(stack: &Stack, source: &Source) -> Cell {
     let (finished, plan, flags) = in_place(stack, source);
     finished.is_identical();
     let after = access::rights(live, live.platform.database());
+    assert!(!plan["notes"].to_string().contains("lost with the table"), "nothing has changed: {}", plan["notes"]);
     assert!(after.is_subset(&before), "{:?}: {:#?}", live.platform, after.difference(&before).collect::<Vec<_>>());
     let mut cell = Cell::of(live.platform, IN_PLACE, &plan);
     if !flags.is_empty() {
@@ -349,7 +350,10 @@ fn rows_whose_keys_refer_to_what_is_gone_are_named_and_can_be_restored_all_the_s
             .args(more)
             .run()
     };
-    let plan_of = |more: &[&str]| run(&[&["--plan"], more].concat()).documents().pop().expect("a plan")["plan"].clone();
+    let plan_of = |more: &[&str]| {
+        let planned = run(&[&["--plan"], more].concat()).documents();
+        planned.into_iter().find_map(|document| document.get("plan").cloned()).expect("a plan")
+    };
     let plan = plan_of(&[]);
     let told = "refers to auth.users, which stays, and it is not as it was at the backup: ";
     assert!(notes(&plan).contains(told), "{plan:#}");
@@ -378,6 +382,27 @@ fn rows_whose_keys_refer_to_what_is_gone_are_named_and_can_be_restored_all_the_s
         live.run(command);
     }
     assert_eq!(live.one(keys), "profiles_id_fkey true, subscriptions_subscriber_fkey true");
+
+    // A key whose table is gone, and one that was changed, are the archive's all the same.
+    let actions = "SELECT string_agg(conname || ' ' || confdeltype::text, ', ' ORDER BY conname) FROM pg_constraint
+                    WHERE contype = 'f' AND connamespace = 'public'::regnamespace AND confrelid = 'auth.users'::regclass";
+    let as_in_source = live.one(actions);
+    live.run(
+        "DROP TABLE public.subscriptions; ALTER TABLE public.profiles DROP CONSTRAINT profiles_id_fkey;
+         ALTER TABLE public.profiles ADD CONSTRAINT profiles_id_fkey FOREIGN KEY (id) REFERENCES auth.users ON DELETE RESTRICT",
+    );
+    let noted = notes(&plan_of(&[]));
+    assert!(noted.contains("subscriptions_subscriber_fkey") && noted.contains("profiles_id_fkey"), "{noted}");
+    run(&["--keys-not-valid"]).is_identical();
+    assert_eq!(live.one(keys), "profiles_id_fkey false, subscriptions_subscriber_fkey false");
+    assert_eq!(live.one(actions), as_in_source);
+
+    // Who may not make them is told beforehand.
+    let role = walwarden_contract::quote::ident(&live.login.role);
+    let revoke = format!("REVOKE supabase_auth_admin FROM {role}");
+    live.server.run_sql(live.platform.database(), &revoke).expect("a right that is gone");
+    let plan = plan_of(&["--keys-not-valid"]);
+    assert_eq!(plan["refusals"][0]["code"], "no_references", "{} {}", plan["refusals"], plan["notes"]);
 }
 
 #[test]

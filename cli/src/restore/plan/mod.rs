@@ -287,6 +287,12 @@ impl Plan {
         if !facts.lc_monetary_known && annex.tables.iter().any(|table| table.rows > 0) {
             notes.push("the source's lc_monetary is not known on the target: values of type money may not load, and the proof cannot compare them".into());
         }
+        let collations = annex.entries.iter().filter(|entry| entry.kind == "COLLATION");
+        let collations = collations.filter(|entry| !adaptation.left_out.contains_key(&entry.dump_id));
+        let collations: Vec<String> = collations.map(entry_name).collect();
+        if facts.without_icu && !collations.is_empty() {
+            notes.push(format!("the target has no collations of ICU: if {} is one, it cannot be made, and the restore fails (--leave-out collation goes without, where no table needs it)", adapt::some(&collations)));
+        }
         let exact = adaptation.is_exact() || !adapting;
         if wishes.exact && !exact {
             refusals.push(Refusal::new(

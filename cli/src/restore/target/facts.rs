@@ -39,6 +39,8 @@ pub struct Facts {
     pub inherit: bool,
     /// `pg_create_subscription` or superuser.
     pub may_subscribe: bool,
+    /// Built without ICU, as far as its collations tell.
+    pub without_icu: bool,
     /// In recovery or read-only.
     pub read_only: bool,
     /// Encoding of the connected database.
@@ -122,7 +124,8 @@ impl Facts {
                         pg_encoding_to_char(encoding)::text,
                         (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND pid <> pg_backend_pid()
                           AND backend_type = 'client backend'),
-                        rolsuper OR rolcreaterole, rolinherit
+                        rolsuper OR rolcreaterole, rolinherit,
+                        NOT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')
                    FROM pg_roles, pg_database d WHERE rolname = current_user AND datname = current_database()",
                 &[],
             )
@@ -139,6 +142,7 @@ impl Facts {
             other_sessions: row.get(7),
             create_role: row.get(8),
             inherit: row.get(9),
+            without_icu: row.get(10),
             ..Self::default()
         })
     }
