@@ -468,13 +468,25 @@ impl Plan {
             lines.push(("later", "for you to decide, and to run:".to_owned()));
             lines.extend(self.commands.iter().map(|command| ("", shown(command))));
         }
+        let mut told: BTreeMap<&str, u64> = BTreeMap::new();
         for refusal in &self.refusals {
-            lines.push(("refused", refusal.reason.clone()));
-            lines.push(("", format!("remedy: {}", refusal.remedy)));
+            let of_its_kind = told.entry(refusal.code).or_default();
+            *of_its_kind += 1;
+            if *of_its_kind <= REFUSALS_TOLD {
+                lines.push(("refused", refusal.reason.clone()));
+                lines.push(("", format!("remedy: {}", refusal.remedy)));
+            }
+        }
+        for (code, count) in told.into_iter().filter(|(_, count)| *count > REFUSALS_TOLD) {
+            let more = format::count(count - REFUSALS_TOLD);
+            lines.push(("refused", format!("{more} more of the kind {code}; --plan --json names all")));
         }
         lines
     }
 }
+
+/// How many reasons of a kind people are told.
+const REFUSALS_TOLD: u64 = 20;
 
 /// How many things that a backup lacks people are told.
 const LACKING_TOLD: usize = 20;

@@ -696,3 +696,27 @@ fn rights_on_columns_are_given_anew_with_those_of_their_table() {
     );
     assert_eq!(plan.dump_ids, [1, 4, 5]);
 }
+
+#[test]
+fn very_many_reasons_of_a_kind_are_counted() {
+    let annex = annex(vec![entry(1, "SCHEMA", "app"), entry(2, "TABLE", "t")]);
+    let mut facts = facts(true);
+    facts.inside.dependents = (0..25)
+        .map(|n| Dependent {
+            kind: "view".into(),
+            holder: Named::relation("app", &format!("v{n:02}")),
+            part: String::new(),
+            on: Named::relation("app", "t"),
+            ours: true,
+            oid: n,
+        })
+        .collect();
+    let plan = plan(&annex, &facts, RestoreMode::InPlace);
+    assert_eq!(plan.refusals.len(), 25);
+    let refused: Vec<String> =
+        plan.lines(&annex).into_iter().filter(|(label, _)| *label == "refused").map(|(_, text)| text).collect();
+    assert_eq!(
+        (refused.len(), refused[20].as_str()),
+        (21, "5 more of the kind dependent_object; --plan --json names all")
+    );
+}
