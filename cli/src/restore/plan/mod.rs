@@ -17,6 +17,7 @@ pub mod objects;
 pub mod omitted;
 mod order;
 mod properties;
+mod rights;
 mod roles;
 mod since;
 mod widening;

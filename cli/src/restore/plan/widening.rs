@@ -9,8 +9,9 @@ use walwarden_verifier::annex::{Annex, Entry};
 
 use super::{
     acl::{self, Item},
-    adapt::{self, Adaptation},
+    adapt::Adaptation,
     objects::Object,
+    rights,
 };
 use crate::{
     format,
@@ -79,7 +80,7 @@ impl Adaptation {
         for entry in annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)) {
             let from = match entry.kind.as_str() {
                 // Of what an extension brought, which has no entry of its own.
-                "ACL" => match adapt::of_no_entry(entry, &by_id) {
+                "ACL" => match rights::of_no_entry(entry, &by_id) {
                     Some(Object::Relation(schema, name)) if !self.replaced.contains(&entry.dump_id) => {
                         format!("REVOKE MAINTAIN ON TABLE {} FROM ", quote::qualified(&schema, &name))
                     }
@@ -121,7 +122,7 @@ impl Adaptation {
     /// What has its rights by statements of ours, letter by letter.
     fn replaced_objects(&self, annex: &Annex) -> BTreeSet<i64> {
         let replaced = annex.entries.iter().filter(|entry| self.replaced.contains(&entry.dump_id));
-        let replaced = replaced.filter(|entry| !adapt::is_of_column(entry));
+        let replaced = replaced.filter(|entry| !rights::is_of_column(entry));
         replaced.flat_map(|entry| entry.dependencies.iter().copied()).collect()
     }
 }
