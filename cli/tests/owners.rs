@@ -289,3 +289,78 @@ fn all_that_was_passed_on_does_not_become_maintain() {
         "alice MAINTAIN false, alice TRUNCATE true, alice MAINTAIN false, alice TRUNCATE true, bob MAINTAIN false, bob TRUNCATE true"
     );
 }
+
+/// Rights that default privileges of the target would change are as they were: no more, on columns too, and no less.
+#[test]
+fn default_privileges_of_the_target_change_nothing_in_place() {
+    for major in [postgres::majors()[0], *postgres::majors().last().unwrap()] {
+        let postgres = Postgres::start(major);
+        let dsn = postgres.login("mover", "", "postgres").replace("/postgres", "/source");
+        postgres.run("postgres", "CREATE ROLE mid; CREATE DATABASE source OWNER mover TEMPLATE template0");
+        postgres.run(
+            "source",
+            "SET ROLE mover; CREATE SCHEMA app; SET search_path = app;
+             CREATE TABLE t (a int, b int); GRANT SELECT (a), UPDATE (b) ON t TO mid;
+             CREATE TABLE u (a int); GRANT SELECT ON u TO mid;
+             CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TYPE y AS ENUM ('a');
+             SELECT lo_from_bytea(70001, 'mine')",
+        );
+        let backup = Backup::of(&postgres, "source", "-Z6");
+        let large = if major >= 18 { "ALTER DEFAULT PRIVILEGES GRANT SELECT ON LARGE OBJECTS TO mid;" } else { "" };
+        postgres.run(
+            "source",
+            &format!(
+                "SET ROLE mover; {large} ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO mid WITH GRANT OPTION;
+                 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+                 ALTER DEFAULT PRIVILEGES REVOKE USAGE ON TYPES FROM PUBLIC"
+            ),
+        );
+        let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
+        let output = restore(&server, &backup, &dsn, "in_place", work.path())
+            .args(["--confirm-destructive", "--prove"])
+            .output()
+            .unwrap();
+        assert!(output.status.success() && said(&output).contains("identical"), "{major}: {}", said(&output));
+        let rights = "SELECT (SELECT string_agg(relname || ' ' || coalesce(relacl::text, '-'), ', ' ORDER BY relname) FROM pg_class WHERE relname IN ('t', 'u'))
+                      || '; ' || (SELECT string_agg(attname || ' ' || attacl::text, ', ' ORDER BY attname) FROM pg_attribute WHERE attacl IS NOT NULL AND attrelid = 'app.t'::regclass)
+                      || '; ' || has_function_privilege('mid', 'app.f()', 'EXECUTE') || ' ' || has_type_privilege('mid', 'app.y', 'USAGE')
+                      || '; ' || (SELECT coalesce(lomacl::text, '-') FROM pg_largeobject_metadata WHERE oid = 70001)";
+        let now = postgres.one("source", rights);
+        let maintain = if major >= 17 { "m" } else { "" };
+        let own = format!("mover=arwdDxt{maintain}/mover");
+        let large = if major >= 18 { "{mover=rw/mover}" } else { "-" };
+        assert_eq!(
+            now,
+            format!("t {{{own}}}, u {{{own},mid=r/mover}}; a {{mid=r/mover}}, b {{mid=w/mover}}; true true; {large}"),
+            "{major}"
+        );
+    }
+}
+
+/// A materialized view shows what its owner may see: it is filled by that one or stays empty.
+#[test]
+fn materialized_views_under_row_security_are_filled_by_their_owners() {
+    let postgres = Postgres::start(postgres::usual_major());
+    let dsn = postgres.login("mover", "CREATEDB", "postgres");
+    postgres.run(
+        "postgres",
+        "CREATE ROLE reporter; CREATE ROLE other; GRANT reporter TO mover; CREATE DATABASE source OWNER mover TEMPLATE template0",
+    );
+    postgres.run(
+        "source",
+        "GRANT CREATE ON SCHEMA public TO reporter, other;
+         SET ROLE mover; CREATE TABLE t (who text); INSERT INTO t VALUES ('pub'), ('secret');
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY pub ON t USING (who = 'pub');
+         GRANT SELECT ON t TO reporter, other;
+         RESET ROLE; SET ROLE reporter; CREATE MATERIALIZED VIEW rep AS SELECT * FROM t; GRANT SELECT ON rep TO PUBLIC;
+         RESET ROLE; SET ROLE other; CREATE MATERIALIZED VIEW els AS SELECT * FROM t; GRANT SELECT ON els TO PUBLIC",
+    );
+    let counts =
+        "SELECT (SELECT count(*) FROM rep) || ' ' || (SELECT relispopulated FROM pg_class WHERE relname = 'els')";
+    assert_eq!(postgres.one("source", counts), "1 true");
+    let (output, plan) = planned(&postgres, &dsn, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(postgres.one("copy", counts), "1 false", "{plan:#}");
+    assert!(plan["leftOut"].to_string().contains("els: left empty"), "{plan:#}");
+    assert!(plan["commands"].to_string().contains("REFRESH MATERIALIZED VIEW"), "{plan:#}");
+}

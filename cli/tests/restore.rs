@@ -377,11 +377,20 @@ fn a_materialized_view_over_a_table_with_forced_row_security() {
     );
     let backup = Backup::of(&postgres, "source", "-Z6");
     let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
-    let output = restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path())
-        .args(["--created-database", "copy", "--prove"])
-        .output()
-        .unwrap();
+    let run = |more: &[&str]| {
+        restore(&server, &backup, &postgres.dsn("postgres"), "new_database", work.path())
+            .args(["--created-database", "copy", "--prove"])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    // Stock pg_restore refuses to compute it; what goes without it is named.
+    let output = run(&[]);
+    assert_eq!((error(&output).0.as_str(), output.status.code()), ("target_failed", Some(3)), "{}", said(&output));
+    assert!(said(&output).contains("--leave-out materialized-view-data"), "{}", said(&output));
+    let output = run(&["--leave-out", "materialized-view-data"]);
     assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    postgres.run("copy", "REFRESH MATERIALIZED VIEW m");
     let counts = "SELECT (SELECT count(*) FROM t) || ' ' || (SELECT count(*) FROM m)";
     assert_eq!((postgres.one("source", counts), postgres.one("copy", counts)), ("10 6".into(), "10 6".into()));
 }

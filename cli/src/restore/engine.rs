@@ -33,8 +33,6 @@ pub struct Invocation<'a> {
     pub clean: bool,
     /// Everything belongs to the restoring role at first.
     pub no_owner: bool,
-    /// Policies apply, as they do when the source makes a materialized view anew; tables are filled before they are made.
-    pub row_security: bool,
     /// All or nothing; excludes more than one job.
     pub single_transaction: bool,
     /// libpq's variables.
@@ -57,9 +55,6 @@ impl Invocation<'_> {
         }
         if self.no_owner {
             arguments.push("--no-owner".to_owned());
-        }
-        if self.row_security {
-            arguments.push("--enable-row-security".to_owned());
         }
         if self.single_transaction {
             arguments.push("--single-transaction".to_owned());
@@ -239,6 +234,8 @@ pub async fn run(
         "a row is missing that is referred to. Gone from a table that stays: --keys-not-valid makes such keys without checking the rows that are there. Missing in the backup, too: restore into a new database with --leave-out fk-constraint"
     } else if says("violates foreign key constraint") {
         "the source has rows that refer to none: --leave-out fk-constraint restores without foreign keys"
+    } else if says("would be affected by row-level security policy") {
+        "pg_restore makes nothing from rows that a policy may hide, and a policy is forced on the owner of a materialized view: --leave-out materialized-view-data goes without its rows, into a new database; REFRESH MATERIALIZED VIEW makes them then"
     } else if says("permission denied to create extension") {
         "the target lets only others make it: ask for it there, or go without: --leave-out extension:NAME, into a new database"
     } else {
@@ -405,7 +402,6 @@ mod tests {
             jobs: 4,
             clean: false,
             no_owner: false,
-            row_security: false,
             single_transaction: false,
             environment: vec![("PGPASSWORD".into(), "hunter2".into())],
         };

@@ -260,7 +260,6 @@ async fn restore(
         true => None,
         false => Some(workspace.write("entries.list", prepared.plan.use_list().as_bytes())?),
     };
-    let has = |kind: &str| prepared.plan.kinds.contains_key(kind);
     let invocation = engine::Invocation {
         program: &prepared.program,
         artifact: &prepared.artifact(workspace),
@@ -269,7 +268,6 @@ async fn restore(
         jobs: prepared.jobs,
         clean: in_place,
         no_owner: prepared.plan.no_owner,
-        row_security: has("MATERIALIZED VIEW DATA") && has("ROW SECURITY"),
         single_transaction: in_place && prepared.jobs == 1,
         environment,
     };

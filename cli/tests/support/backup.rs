@@ -154,6 +154,8 @@ fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: 
         "SELECT n.nspname AS schema, c.relname AS name, c.relacl::text[] AS acl FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE relacl IS NOT NULL
          UNION ALL SELECT n.nspname, 'TABLE ' || c.relname, c.relacl::text[] FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' WHERE relacl IS NOT NULL
+         UNION ALL SELECT n.nspname, 'COLUMN ' || c.relname || '.' || a.attname, a.attacl::text[] FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+           JOIN pg_namespace n ON n.oid = c.relnamespace WHERE attacl IS NOT NULL
          UNION ALL SELECT '', 'SCHEMA public', nspacl::text[] FROM pg_namespace WHERE nspname = 'public' AND nspacl IS NOT NULL",
     );
     let acls: BTreeMap<(String, String), Vec<String>> = acls

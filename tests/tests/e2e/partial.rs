@@ -197,12 +197,14 @@ fn a_partition_without_rows_in_the_backup_is_taken_out_and_put_back() {
         CREATE TABLE events_old PARTITION OF events FOR VALUES FROM (0) TO (100);
         CREATE TABLE log (id integer) PARTITION BY RANGE (id);
         CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100);
+        CREATE TABLE notes (event integer REFERENCES events);
         INSERT INTO events SELECT generate_series(0, 199);
+        INSERT INTO notes VALUES (150);
         INSERT INTO log SELECT generate_series(0, 99);";
     postgres.run_sql("parted", tables).unwrap();
     let selection = json!({ "selection": { "excludeTableData": ["public.events_old", "public.log_1"] } });
     let backup = stack.back_up(&stack.add_database("parted", &postgres.dsn("parted"), selection));
-    postgres.run_sql("parted", "DELETE FROM events WHERE id > 150; DELETE FROM log WHERE id > 50").unwrap();
+    postgres.run_sql("parted", "DELETE FROM events WHERE id > 170; DELETE FROM log WHERE id > 50").unwrap();
     let issued = stack.issue_in_place(&backup);
     let restore = || Restore::in_place(&stack.api.url, &issued, &postgres).connect_by(&postgres.dsn("parted"));
     let planned = restore().args(&["--plan", "--json"]).run();
@@ -215,6 +217,9 @@ fn a_partition_without_rows_in_the_backup_is_taken_out_and_put_back() {
     let rows = "SELECT (SELECT count(*) FROM events) || ' ' || (SELECT count(*) FROM log) || ' '
                 || (SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r')";
     assert_eq!(postgres.query_one("parted", rows).unwrap(), "200 51 3");
+    // With its key, which is whole again.
+    assert_eq!(postgres.query_one("parted", "SELECT bool_and(indisvalid) FROM pg_index").unwrap(), "t");
+    assert_eq!(postgres.query_one("parted", "SELECT count(*) FROM notes").unwrap(), "1");
 }
 
 /// Extensions that a table whose rows are not in the backup uses, one that nothing of the kind does, one that needs

@@ -112,6 +112,7 @@ pub fn new_database(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation
     adaptation.leave_out(annex, facts, wanted);
     adaptation.make_roles(annex, facts, wanted);
     adaptation.keep_owners(annex, facts);
+    adaptation.fill_views_as_their_owners(annex, facts);
     adaptation.rebuild_rights(annex, facts, wanted);
     adaptation.fit_database(annex, facts);
     adaptation
@@ -137,6 +138,7 @@ pub fn in_place(annex: &Annex, facts: &Facts, wanted: &Wanted) -> Adaptation {
     }
     adaptation.make_roles(annex, facts, wanted);
     adaptation.keep_owners(annex, facts);
+    adaptation.fill_views_as_their_owners(annex, facts);
     adaptation.rebuild_rights(annex, facts, wanted);
     adaptation.keep_narrow(annex, facts);
     adaptation.loosen_keys(annex, facts, wanted);

@@ -117,12 +117,20 @@ fn parts(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>) {
                     }
                 }
             };
-            let rowless = |id: &i64| {
-                let object = by_id.get(id).and_then(|entry| Object::of(entry));
-                object.is_some_and(|object| facts.inside.rowless.contains(&object))
+            // A table that stays and is ours to change, or an index of one.
+            let ours = |id: &i64| {
+                let stays = by_id.get(id).filter(|_| left_out.contains_key(id));
+                let table = stays.and_then(|whole| match whole.kind.as_str() {
+                    "TABLE" => Some(*whole),
+                    "INDEX" | "CONSTRAINT" => {
+                        whole.dependencies.iter().filter_map(|id| by_id.get(id).copied()).find(|of| of.kind == "TABLE")
+                    }
+                    _ => None,
+                });
+                table.and_then(Object::of).is_some_and(|table| !facts.inside.foreign.contains(&table))
             };
-            let joins = ["FK CONSTRAINT", "TABLE ATTACH"].contains(&entry.kind.as_str())
-                && entry.dependencies.iter().any(rowless)
+            let joins = ["FK CONSTRAINT", "TABLE ATTACH", "INDEX ATTACH"].contains(&entry.kind.as_str())
+                && entry.dependencies.iter().any(ours)
                 && entry.dependencies.iter().any(|id| by_id.contains_key(id) && !left_out.contains_key(id));
             if entry.dependencies.iter().any(of) && !joins {
                 left_out.insert(entry.dump_id, "it is part of what is left alone".to_owned());
@@ -140,14 +148,19 @@ fn roots(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>) {
     let tables = annex.entries.iter().filter(|entry| entry.kind == "TABLE");
     let ids: HashMap<(&str, &str), i64> =
         tables.map(|entry| ((entry.schema.as_str(), entry.name.as_str()), entry.dump_id)).collect();
+    let omitted = omitted::tables(annex);
     loop {
-        // Whether those that the backup has all stay.
+        // Whether those that are not new all stay.
         let mut all_stay: BTreeMap<i64, bool> = BTreeMap::new();
         for table in &facts.inside.tables {
             let Some((schema, name)) = &table.partition_of else { continue };
             let Some(root) = ids.get(&(schema.as_str(), name.as_str())) else { continue };
-            if let Some(own) = ids.get(&(table.schema.as_str(), table.name.as_str())) {
-                *all_stay.entry(*root).or_insert(true) &= left_out.contains_key(own);
+            let own = ids.get(&(table.schema.as_str(), table.name.as_str()));
+            match own {
+                Some(own) => *all_stay.entry(*root).or_insert(true) &= left_out.contains_key(own),
+                // Made since; it neither keeps its table nor lets it go.
+                None if table.ours && !omitted.has(table) => {}
+                None => drop(all_stay.entry(*root).or_insert(true)),
             }
         }
         let before = left_out.len();

@@ -19,6 +19,11 @@ pub const DATA: &str = "extension-data";
 /// that stay. An extension is dropped whole, with every table's columns and every index that use it, or not at all.
 pub fn keep(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>, leave_out: &[String]) -> Vec<Refusal> {
     let entries = || annex.entries.iter().filter(|entry| entry.kind == "EXTENSION");
+    if facts.inside.lasting_schemas.is_some() {
+        for entry in entries().filter(|entry| facts.inside.installed.contains_key(&entry.name)) {
+            left_out.entry(entry.dump_id).or_insert_with(|| "the restoring role may make none".to_owned());
+        }
+    }
     // One may need another.
     loop {
         let used = since::used_extensions(annex, facts, left_out);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use walwarden_verifier::annex::{Annex, Entry};
 
 use super::{Refusal, entry_name};
+use crate::restore::target::inside::ExistingTable;
 
 /// The runner's word for it (`dependsOnOmitted`, docs/evidence-format.md).
 pub const REASON: &str = "dependsOnOmitted";
@@ -59,6 +60,29 @@ fn data_lost(entry: &Entry) -> Option<Refusal> {
             "back up with a role that may read everything, or restore by hand with pg_restore and make what is missing first",
         )
     })
+}
+
+/// Tables that the source had and the backup is without.
+pub struct Tables<'a> {
+    schemas: BTreeSet<&'a str>,
+    tables: BTreeSet<(&'a str, &'a str)>,
+}
+
+/// Of this backup.
+pub fn tables(annex: &Annex) -> Tables<'_> {
+    let of = |kind: &'static str| annex.omissions.iter().filter(move |omission| omission.kind == kind);
+    Tables {
+        schemas: of("SCHEMA").map(|omission| omission.name.as_str()).collect(),
+        tables: of("TABLE").map(|omission| (omission.schema.as_str(), omission.name.as_str())).collect(),
+    }
+}
+
+impl Tables<'_> {
+    /// Whether this is one of them.
+    pub fn has(&self, table: &ExistingTable) -> bool {
+        self.schemas.contains(table.schema.as_str())
+            || self.tables.contains(&(table.schema.as_str(), table.name.as_str()))
+    }
 }
 
 #[cfg(test)]

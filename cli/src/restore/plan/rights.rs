@@ -29,6 +29,40 @@ impl Adaptation {
         }
     }
 
+    /// Policies let a materialized view see what its owner may. Made by another role it could hold more, and show that to
+    /// whoever may read it: it is filled once it has its owner, or not at all.
+    pub(super) fn fill_views_as_their_owners(&mut self, annex: &Annex, facts: &Facts) {
+        let secured = annex.entries.iter().filter(|entry| entry.kind == "ROW SECURITY");
+        let secured: BTreeSet<(&str, &str)> = secured.map(|e| (e.schema.as_str(), e.name.as_str())).collect();
+        if !self.no_owner || secured.is_empty() {
+            return;
+        }
+        let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+        let mut empty: BTreeSet<i64> = BTreeSet::new();
+        for entry in annex.entries.iter().filter(|entry| entry.kind == "MATERIALIZED VIEW DATA") {
+            let mut needed = entry.dependencies.iter().filter_map(|id| by_id.get(id).copied());
+            let is_it = |view: &&Entry| {
+                view.kind == "MATERIALIZED VIEW" && view.schema == entry.schema && view.name == entry.name
+            };
+            let Some(view) = needed.find(is_it) else { continue };
+            if self.left_out.contains_key(&entry.dump_id) || !reads(view, &by_id, &secured) {
+                continue;
+            }
+            let refresh =
+                format!("REFRESH MATERIALIZED VIEW {}", walwarden_contract::quote::qualified(&view.schema, &view.name));
+            let of_empty = entry.dependencies.iter().any(|id| empty.contains(id));
+            if self.owner_after(view, facts) == view.owner && !of_empty {
+                self.replaced.insert(entry.dump_id);
+                self.after.push(refresh);
+                continue;
+            }
+            empty.extend([entry.dump_id, view.dump_id]);
+            let why = "left empty: row security could let its owner here see other rows than its owner in the source";
+            self.left_out.insert(entry.dump_id, why.to_owned());
+            self.later.push(format!("{refresh};"));
+        }
+    }
+
     /// ACL entries that name a role that is not there, or one that is not the owner here, make room for the same rights
     /// granted by the owner; functions that run with their owner's rights are nobody's to call where that is another.
     pub(super) fn rebuild_rights(&mut self, annex: &Annex, facts: &Facts, wanted: &Wanted) {
@@ -143,27 +177,103 @@ impl Adaptation {
             .filter(|(_, fix)| fix.column.is_none() && fix.rights.is_some())
             .map(|(index, fix)| (fix.object.clone(), index))
             .collect();
+        let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+        // Taking away what a role has on a table takes away what it has on its columns.
+        let mut columns: HashMap<i64, Vec<&Entry>> = HashMap::new();
+        for entry in annex.entries.iter().filter(|entry| is_of_column(entry)) {
+            let table = entry.dependencies.iter().find(|id| wider.contains_key(id));
+            if let Some(table) = table {
+                columns.entry(*table).or_default().push(entry);
+            }
+        }
         for entry in annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)) {
             let Some(grantees) = wider.get(&entry.dump_id) else { continue };
-            let Some(object) = Object::of(entry) else { continue };
-            if let Some(index) = closed.get(&object) {
-                self.fixes[*index].take_from.clone_from(grantees);
-                continue;
-            }
             let holder = self.owner_after(entry, facts).to_owned();
-            let items = entry.acl.iter().flatten().filter_map(|item| acl::parse(item)).collect();
-            let items = renamed(items, &entry.owner, &holder, |name| self.exists(facts, name));
-            let items = items.into_iter().filter(|item| grantees.contains(&item.grantee)).collect();
-            let rights = Some(Rights { holder, items });
-            self.fixes.push(Fix { rights, take_from: grantees.clone(), whole: false, ..Fix::of(object) });
+            let of_those = |acl: &Option<Vec<String>>| {
+                let items = acl.iter().flatten().filter_map(|item| acl::parse(item)).collect();
+                let items = renamed(items, &entry.owner, &holder, |name| self.exists(facts, name));
+                let items = items.into_iter().filter(|item| grantees.contains(&item.grantee)).collect();
+                Some(Rights { holder: holder.clone(), items })
+            };
+            let rights = of_those(&entry.acl);
+            let own = columns.get(&entry.dump_id).into_iter().flatten();
+            let of_columns: Vec<Fix> = own
+                .filter_map(|column| {
+                    let (object, name) = tagged(column, by_id.get(&entry.dump_id).copied())?;
+                    Some(Fix { column: name, rights: of_those(&column.acl), whole: false, ..Fix::of(object) })
+                })
+                .collect();
+            for object in objects(entry, annex) {
+                match closed.get(&object) {
+                    Some(index) => self.fixes[*index].take_from.clone_from(grantees),
+                    None => self.fixes.push(Fix {
+                        rights: rights.clone(),
+                        take_from: grantees.clone(),
+                        whole: false,
+                        ..Fix::of(object)
+                    }),
+                }
+            }
+            self.fixes.extend(of_columns);
         }
-        if !wider.is_empty() {
-            self.notes.push(format!(
-                "default privileges of the target would give more on {} than the source did; that is taken away right after the restore",
-                format::counted(wider.len() as u64, "object")
-            ));
+        let everyones: Vec<&Entry> = widening::closed_to_everyone(annex, facts)
+            .iter()
+            .filter(|id| !self.left_out.contains_key(id))
+            .filter_map(|id| by_id.get(id).copied())
+            .filter(|entry| Object::of(entry).is_some_and(|object| !closed.contains_key(&object)))
+            .collect();
+        for entry in &everyones {
+            let holder = self.owner_after(entry, facts).to_owned();
+            let Some(object) = Object::of(entry) else { continue };
+            let letter = if matches!(object, Object::Type(..)) { 'U' } else { 'X' };
+            let item = Item { grantee: String::new(), privileges: vec![(letter, false)], grantor: holder.clone() };
+            let rights = Some(Rights { holder, items: vec![item] });
+            self.fixes.push(Fix { rights, whole: false, ..Fix::of(object) });
+        }
+        for (count, what) in [(wider.len(), "more"), (everyones.len(), "less")] {
+            if count > 0 {
+                self.notes.push(format!(
+                    "default privileges of the target would give {what} on {} than the source did; that is put right after the restore",
+                    format::counted(count as u64, "object")
+                ));
+            }
         }
     }
+}
+
+/// Whether a view may read a table whose policies concern who reads it: not its owner. Its dependencies tell, but for what
+/// a function reads.
+fn reads(view: &Entry, by_id: &HashMap<i64, &Entry>, secured: &BTreeSet<(&str, &str)>) -> bool {
+    let concerns = |table: &Entry, reader: &str| {
+        table.kind == "TABLE"
+            && table.owner != reader
+            && secured.contains(&(table.schema.as_str(), table.name.as_str()))
+    };
+    let (mut due, mut seen) = (vec![view], BTreeSet::from([view.dump_id]));
+    while let Some(entry) = due.pop() {
+        for needed in entry.dependencies.iter().filter_map(|id| by_id.get(id).copied()) {
+            match needed.kind.as_str() {
+                "FUNCTION" if by_id.values().any(|table| concerns(table, &entry.owner)) => return true,
+                "TABLE" if concerns(needed, &entry.owner) => return true,
+                "VIEW" | "MATERIALIZED VIEW" | "MATERIALIZED VIEW DATA" if seen.insert(needed.dump_id) => {
+                    due.push(needed);
+                }
+                _ => {}
+            }
+        }
+    }
+    false
+}
+
+/// What an entry makes: from 17 on one may make many large objects, and name the first and the last.
+fn objects(entry: &Entry, annex: &Annex) -> Vec<Object> {
+    if let Some(object) = Object::of(entry) {
+        return vec![object];
+    }
+    let range = entry.name.split_once("..").and_then(|(from, to)| Some(from.parse::<u32>().ok()?..=to.parse().ok()?));
+    let Some(range) = range.filter(|_| entry.kind.starts_with("BLOB")) else { return Vec::new() };
+    let within = annex.large_objects.iter().filter(|object| range.contains(&object.oid));
+    within.map(|object| Object::Blob(object.oid.to_string())).collect()
 }
 
 const DEFINER: &str =

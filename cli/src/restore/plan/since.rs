@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use walwarden_contract::quote;
-use walwarden_verifier::{annex::Annex, ids::shown};
+use walwarden_verifier::{
+    annex::{Annex, Entry},
+    ids::shown,
+};
 
-use super::{Refusal, adapt};
+use super::{Refusal, adapt, omitted};
 use crate::restore::{
     prove::columns,
     target::{
@@ -34,6 +37,7 @@ impl<'a> Dropped<'a> {
         let keys = kept().filter(|entry| entry.kind == "FK CONSTRAINT");
         let keys = keys.map(|entry| (entry.schema.as_str(), entry.name.as_str())).collect();
         let in_archive: BTreeSet<Named> = annex.entries.iter().filter_map(Named::of).collect();
+        let omitted = omitted::tables(annex);
         let mut partitions: Vec<&ExistingTable> = Vec::new();
         let mut torn: Vec<&ExistingTable> = Vec::new();
         loop {
@@ -45,7 +49,8 @@ impl<'a> Dropped<'a> {
                 if !objects.contains(&of) || objects.contains(&own) {
                     continue;
                 }
-                if in_archive.contains(&own) {
+                // New ones go with their table; what others own or the backup was to be without does not.
+                if in_archive.contains(&own) || !table.ours || omitted.has(table) {
                     torn.push(table);
                 } else {
                     objects.insert(own);
@@ -111,6 +116,7 @@ pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop
     let dropped = Dropped::of(annex, facts, left_out);
     let mut found = Found::default();
     found.refusals.extend(torn(&dropped.torn));
+    found.refusals.extend(elsewhere(annex, facts, left_out));
     let alone = annex.entries.iter().filter(|entry| left_out.contains_key(&entry.dump_id));
     let alone: BTreeSet<Named> = alone.filter_map(Named::of).collect();
     let blocking = dropped.blocking(facts);
@@ -156,7 +162,7 @@ fn torn(partitions: &[&ExistingTable]) -> Vec<Refusal> {
             "partition_stays",
             format!("{} stays as it is, and would be dropped as a partition of {}", shown(&own), shown(&of)),
             shown(&format!(
-                "ALTER TABLE {} DETACH PARTITION {}; the restore attaches it again if it is yours; or restore into a new database",
+                "ALTER TABLE {} DETACH PARTITION {}; the restore attaches it again if it is yours and in the backup, otherwise attach it yourself; or restore into a new database",
                 quote::qualified(&schema, &name),
                 quote::qualified(&table.schema, &table.name)
             )),
@@ -165,13 +171,54 @@ fn torn(partitions: &[&ExistingTable]) -> Vec<Refusal> {
     partitions.iter().map(refusal).collect()
 }
 
+/// What stays and is to be attached again must not be a partition of something else by now.
+fn elsewhere(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>) -> Vec<Refusal> {
+    let by_id: BTreeMap<i64, &Entry> =
+        annex.entries.iter().filter(|entry| entry.kind == "TABLE").map(|entry| (entry.dump_id, entry)).collect();
+    let attached: BTreeMap<(&str, &str), &(String, String)> = facts
+        .inside
+        .tables
+        .iter()
+        .filter_map(|table| Some(((table.schema.as_str(), table.name.as_str()), table.partition_of.as_ref()?)))
+        .collect();
+    let mut refusals = Vec::new();
+    let kept = annex.entries.iter().filter(|e| e.kind == "TABLE ATTACH" && !left_out.contains_key(&e.dump_id));
+    for entry in kept {
+        let tables = entry.dependencies.iter().filter_map(|id| by_id.get(id));
+        let Some(own) = tables.clone().find(|table| left_out.contains_key(&table.dump_id)) else { continue };
+        let Some((schema, name)) = attached.get(&(own.schema.as_str(), own.name.as_str())) else { continue };
+        if tables.clone().any(|table| table.schema == *schema && table.name == *name) {
+            continue;
+        }
+        refusals.push(Refusal::new(
+            "partition_elsewhere",
+            format!(
+                "{} stays as it is, and is a partition of {} by now",
+                shown(&format!("{}.{}", own.schema, own.name)),
+                shown(&format!("{schema}.{name}"))
+            ),
+            shown(&format!(
+                "ALTER TABLE {} DETACH PARTITION {}; or restore into a new database",
+                quote::qualified(schema, name),
+                quote::qualified(&own.schema, &own.name)
+            )),
+        ));
+    }
+    refusals
+}
+
+/// The statement that makes a child a table of its own, and the one that takes that back.
+fn out_of_inheritance(dependent: &Dependent) -> String {
+    let child = quote::qualified(dependent.holder.schema(), dependent.holder.name());
+    let parent = quote::qualified(dependent.on.schema(), dependent.on.name());
+    format!(
+        "ALTER TABLE {child} NO INHERIT {parent}; afterwards ALTER TABLE {child} INHERIT {parent}; or restore into a new database"
+    )
+}
+
 fn stays(dependent: &Dependent) -> Refusal {
     let remedy = match dependent.kind.as_str() {
-        "child table" => format!(
-            "ALTER TABLE {} NO INHERIT {}; or restore into a new database",
-            quote::qualified(dependent.holder.schema(), dependent.holder.name()),
-            quote::qualified(dependent.on.schema(), dependent.on.name())
-        ),
+        "child table" => out_of_inheritance(dependent),
         _ => "restore as its owner, or into a new database: --mode new_database".to_owned(),
     };
     Refusal::new(
@@ -192,7 +239,10 @@ fn refusal(dependent: &Dependent, may_go: bool) -> Refusal {
         (Some(statement), true) => format!("{statement}; or --drop-dependents, which drops all of these first"),
         (Some(statement), false) if dependent.ours => format!("{statement};"),
         (Some(statement), false) => format!("as its owner: {statement};"),
-        (None, _) => "drop it, or restore into a new database: --mode new_database".to_owned(),
+        (None, _) if dependent.kind == "child table" => out_of_inheritance(dependent),
+        (None, _) => {
+            "restore into a new database: --mode new_database; or change it so that it needs that no more".to_owned()
+        }
     };
     Refusal::new(
         "dependent_object",

@@ -20,6 +20,10 @@ fn entry(dump_id: i64, kind: &str, name: &str) -> Entry {
     }
 }
 
+fn omission(kind: &str, schema: &str, name: &str, reason: &str) -> Omission {
+    Omission { kind: kind.into(), schema: schema.into(), name: name.into(), reason: reason.into() }
+}
+
 pub(super) fn annex(entries: Vec<Entry>) -> Annex {
     Annex {
         header: Header {
@@ -284,8 +288,21 @@ fn in_place_tables_without_rows_in_the_backup_stay_as_they_are() {
     let mut other = annex.clone();
     other.entries.push(entry(13, "TABLE", "log_2"));
     facts.inside.tables.push(table("log_2", Some("log")));
-    let torn = plan(&other, &facts, RestoreMode::InPlace);
-    assert_eq!(torn.refusals.iter().map(|refusal| refusal.code).collect::<Vec<_>>(), ["partition_stays"]);
+    let torn_plan = plan(&other, &facts, RestoreMode::InPlace);
+    assert_eq!(torn_plan.refusals.iter().map(|refusal| refusal.code).collect::<Vec<_>>(), ["partition_stays"]);
+    // One that is new goes with its table; not one of others, nor one that the backup was to be without.
+    let mut since = facts.clone();
+    since.inside.tables.retain(|table| table.name != "log_1");
+    let codes = |annex: &Annex, facts: &Facts| -> Vec<&'static str> {
+        plan(annex, facts, RestoreMode::InPlace).refusals.iter().map(|refusal| refusal.code).collect()
+    };
+    since.inside.tables.push(table("log_new", Some("log")));
+    assert!(codes(&other, &since).is_empty());
+    let mut without = other.clone();
+    without.omissions.push(omission("TABLE", "app", "log_new", "excluded"));
+    assert_eq!(codes(&without, &since), ["partition_stays"]);
+    since.inside.tables.last_mut().unwrap().ours = false;
+    assert_eq!(codes(&other, &since), ["partition_stays"]);
     // Taken out by hand it is put back by the archive's own statement.
     facts.inside.tables.retain(|table| table.name != "log_1");
     facts.inside.tables.push(table("log_1", None));
@@ -424,12 +441,6 @@ fn owners_that_may_not_create_where_their_objects_are() {
 
 #[test]
 fn what_the_backup_lacks_is_shown() {
-    let omission = |kind: &str, schema: &str, name: &str, reason: &str| Omission {
-        kind: kind.into(),
-        schema: schema.into(),
-        name: name.into(),
-        reason: reason.into(),
-    };
     let mut annex = annex(vec![entry(3, "TABLE", "t")]);
     annex.omissions = vec![
         omission("SUBSCRIPTION", "", "sub\u{1b}", "notReadable"),

@@ -26,9 +26,8 @@ pub fn grantees(annex: &Annex, facts: &Facts) -> BTreeMap<i64, Vec<String>> {
         let items = privilege.acl.iter().filter_map(|item| acl::parse(item)).filter(|item| item.grantee != facts.role);
         let items = items.filter(|item| !(item.grantee.is_empty() && ["f", "T"].contains(&privilege.objects.as_str())));
         for item in items {
-            let letters: Vec<char> = item.privileges.iter().map(|(letter, _)| *letter).collect();
             for entry in annex.entries.iter().filter(|entry| concerns(privilege, entry)) {
-                if gives_more(entry, &item.grantee, &letters) {
+                if gives_more(entry, &item.grantee, &item.privileges) {
                     let grantees = wider.entry(entry.dump_id).or_default();
                     if !grantees.contains(&item.grantee) {
                         grantees.push(item.grantee.clone());
@@ -47,20 +46,49 @@ fn concerns(privilege: &DefaultPrivilege, entry: &Entry) -> bool {
         "f" => &["FUNCTION", "PROCEDURE", "AGGREGATE"],
         "T" => &["TYPE", "DOMAIN"],
         "n" => &["SCHEMA"],
+        // From 18 on.
+        "L" => &["BLOB", "BLOB METADATA"],
         _ => &[],
     };
     kinds.contains(&entry.kind.as_str()) && (privilege.schema.is_empty() || privilege.schema == entry.schema)
 }
 
-fn gives_more(entry: &Entry, grantee: &str, letters: &[char]) -> bool {
+fn gives_more(entry: &Entry, grantee: &str, given: &[(char, bool)]) -> bool {
     if entry.owner == grantee {
         return false;
     }
-    let mut has: BTreeMap<char, ()> = BTreeMap::new();
+    let mut has: BTreeMap<char, bool> = BTreeMap::new();
     for item in entry.acl.iter().flatten().filter_map(|item| acl::parse(item)).filter(|item| item.grantee == grantee) {
-        has.extend(item.privileges.iter().map(|(letter, _)| (*letter, ())));
+        for (letter, passable) in item.privileges {
+            *has.entry(letter).or_default() |= passable;
+        }
     }
-    letters.iter().any(|letter| !has.contains_key(letter))
+    // That it may be passed on is more, too.
+    given.iter().any(|(letter, passable)| has.get(letter).is_none_or(|own| *passable && !own))
+}
+
+/// Functions and types are everyone's by Postgres' own defaults, and an archive does not say so again: where the target's
+/// default privileges take that away, they are not. Gives the entries that everyone could use in the source.
+pub fn closed_to_everyone(annex: &Annex, facts: &Facts) -> BTreeSet<i64> {
+    let mut closed = BTreeSet::new();
+    for privilege in facts.inside.default_privileges.iter().filter(|privilege| privilege.schema.is_empty()) {
+        let letter = match privilege.objects.as_str() {
+            "f" => 'X',
+            "T" => 'U',
+            _ => continue,
+        };
+        let everyones = |item: &Item| item.grantee.is_empty() && item.privileges.iter().any(|(own, _)| *own == letter);
+        if privilege.acl.iter().filter_map(|item| acl::parse(item)).any(|item| everyones(&item)) {
+            continue;
+        }
+        let was_open = |entry: &&Entry| match &entry.acl {
+            None => true,
+            Some(items) => items.iter().filter_map(|item| acl::parse(item)).any(|item| everyones(&item)),
+        };
+        let concerned = annex.entries.iter().filter(|entry| concerns(privilege, entry)).filter(was_open);
+        closed.extend(concerned.map(|entry| entry.dump_id));
+    }
+    closed
 }
 
 /// Rights on tables before Postgres 17, by their letters. pg_dump writes `ALL` for whoever has all of them, and from 17 on
