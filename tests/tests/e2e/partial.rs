@@ -290,6 +290,15 @@ fn an_extension_that_what_stays_uses_is_left_alone() {
     let rows = "SELECT (SELECT count(*) FROM users) || ' ' || (SELECT string_agg(by::text, ' ') FROM log) || ' '
                 || (SELECT count(*) FROM places) || ' ' || (SELECT string_agg(name, ' ') FROM settings)";
     assert_eq!(postgres.query_one("extended", rows).unwrap(), "2 ONE two 1 now");
+
+    // A new database can go without an extension that is named, and without its configuration.
+    let issued = stack.issue(&backup, Some("plainer"));
+    let restore = Restore::new(&stack.api.url, &issued, &postgres);
+    let arguments = ["--created-database", "plainer", "--leave-out", "extension:walwarden_sample", "--prove"];
+    restore.args(&arguments).run().is_identical();
+    let left =
+        "SELECT (SELECT count(*) FROM users) || ' ' || (SELECT count(*) FROM pg_extension WHERE extname ~ 'walwarden')";
+    assert_eq!(postgres.query_one("plainer", left).unwrap(), "2 0");
 }
 
 #[test]

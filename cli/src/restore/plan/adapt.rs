@@ -4,16 +4,17 @@
 //! Left out without being asked is only what holds neither data nor logic. Access never becomes wider by it: an object's
 //! rights are restored whole, or replaced by those of them that can exist.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use walwarden_contract::quote;
 use walwarden_verifier::{
-    annex::{Annex, Database, Entry, Role},
+    annex::{Annex, Database, Entry, Extension, Role},
     ids::shown,
 };
 
 use super::{
     Refusal, access::Fix, acl, alone, containers, entry_name, extensions, is_database_level, objects::Object, omitted,
+    rights,
 };
 use crate::{
     format,
@@ -198,6 +199,7 @@ impl Adaptation {
                 self.left_out.entry(entry.dump_id).or_insert(why);
             }
         }
+        self.of_extensions(annex, &named);
         for missing in wanted.leave_out.iter().filter(|word| !named.contains(*word)) {
             self.refusals.push(Refusal::new(
                 "nothing_to_leave_out",
@@ -206,6 +208,25 @@ impl Adaptation {
             ));
         }
         self.close(annex, wanted);
+    }
+
+    /// Who names an extension means its configuration, and rights on what it would have brought, too. The archive does not
+    /// say of what extension these are.
+    fn of_extensions(&mut self, annex: &Annex, named: &BTreeSet<String>) {
+        let own = annex.extensions.iter().filter(|own| named.contains(&format!("extension:{}", own.name)));
+        let own: Vec<&Extension> = own.collect();
+        let mut found: Vec<(i64, &str)> =
+            extensions::configuration_of(annex, &own).into_iter().map(|(entry, name)| (entry.dump_id, name)).collect();
+        let by_id: HashMap<i64, &Entry> = annex.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
+        let schemas: BTreeMap<&str, &str> = own.iter().map(|own| (own.schema.as_str(), own.name.as_str())).collect();
+        let rights = annex.entries.iter().filter(|entry| entry.kind == "ACL");
+        let rights = rights.filter_map(|entry| Some((entry, *schemas.get(entry.schema.as_str())?)));
+        let rights = rights.filter(|(entry, _)| rights::of_no_entry(entry, &by_id).is_some());
+        found.extend(rights.map(|(entry, name)| (entry.dump_id, name)));
+        for (id, name) in found {
+            let why = format!("it is of the extension {}, or in its schema", shown(name));
+            self.left_out.entry(id).or_insert(why);
+        }
     }
 
     /// What is about what is left out goes with it; data never does, logic only where something was named.

@@ -237,14 +237,11 @@ fn data(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, leave_ou
         let sequence = Object::Sequence(entry.schema.clone(), entry.name.clone());
         entry.kind == "SEQUENCE SET" && facts.inside.rowless.contains(&sequence)
     };
-    let configuration: BTreeSet<(&str, &str)> = annex
-        .extensions
-        .iter()
-        .flat_map(|extension| &extension.config_tables)
-        .map(|table| (table.schema.as_str(), table.name.as_str()))
-        .collect();
     // That has a word of its own.
-    let configures = |entry: &Entry| configuration.contains(&(entry.schema.as_str(), entry.name.as_str()));
+    let all: Vec<_> = annex.extensions.iter().collect();
+    let configuration: BTreeSet<i64> =
+        extensions::configuration_of(annex, &all).into_iter().map(|(entry, _)| entry.dump_id).collect();
+    let configures = |entry: &Entry| configuration.contains(&entry.dump_id);
     let data = |entry: &&Entry| {
         !configures(entry) && (entry.kind == "TABLE DATA" || entry.kind == "SEQUENCE SET" && !position(entry))
     };

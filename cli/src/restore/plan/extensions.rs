@@ -83,6 +83,34 @@ fn elsewhere(own: &Extension, facts: &Facts) -> Option<Refusal> {
     })
 }
 
+/// Entries of configuration, each with its extension: rows of tables that it says are configuration, and positions of
+/// sequences in its schemas that the archive does not make.
+pub fn configuration_of<'a>(annex: &'a Annex, extensions: &[&'a Extension]) -> Vec<(&'a Entry, &'a str)> {
+    let mut tables: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let mut schemas: BTreeMap<&str, &str> = BTreeMap::new();
+    for own in extensions {
+        let name = own.name.as_str();
+        tables.extend(own.config_tables.iter().map(|t| ((t.schema.as_str(), t.name.as_str()), name)));
+        schemas.extend(own.config_tables.iter().map(|t| (t.schema.as_str(), name)));
+        schemas.insert(&own.schema, name);
+    }
+    if schemas.is_empty() {
+        return Vec::new();
+    }
+    let sequences = annex.entries.iter().filter(|entry| entry.kind == "SEQUENCE");
+    let made: BTreeSet<(&str, &str)> = sequences.map(|e| (e.schema.as_str(), e.name.as_str())).collect();
+    let of = |entry: &'a Entry| {
+        let object = (entry.schema.as_str(), entry.name.as_str());
+        let name = match entry.kind.as_str() {
+            "TABLE DATA" => tables.get(&object),
+            "SEQUENCE SET" if !made.contains(&object) => schemas.get(object.0),
+            _ => None,
+        };
+        Some((entry, *name?))
+    };
+    annex.entries.iter().filter_map(of).collect()
+}
+
 /// Rows of configuration tables of extensions that stay: what is there would be in the way of those of the backup.
 fn configuration(
     annex: &Annex,
@@ -90,13 +118,9 @@ fn configuration(
     left_out: &mut BTreeMap<i64, String>,
     leave_out: &[String],
 ) -> Vec<Refusal> {
-    let mut of: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for own in kept {
-        of.extend(own.config_tables.iter().map(|t| ((t.schema.as_str(), t.name.as_str()), own.name.as_str())));
-    }
+    let parts = configuration_of(annex, kept);
     let mut unnamed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for entry in annex.entries.iter().filter(|entry| ["TABLE DATA", "SEQUENCE SET"].contains(&entry.kind.as_str())) {
-        let Some(name) = of.get(&(entry.schema.as_str(), entry.name.as_str())) else { continue };
+    for (entry, name) in parts {
         left_out.insert(entry.dump_id, format!("it is of the extension {}, which stays as it is", shown(name)));
         let holds = |entry: &Entry| annex.tables.iter().any(|t| t.dump_id == entry.dump_id && t.rows > 0);
         if holds(entry) && !leave_out.iter().any(|word| word == DATA) {
@@ -113,6 +137,23 @@ fn configuration(
             )
         })
         .collect()
+}
+
+/// It can be made in the one database that its setting names, and in no other.
+const BOUND: (&str, &str) = ("pg_cron", "cron.database_name");
+
+/// What is bound to a database that a new one cannot be.
+pub fn bound(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>) -> Option<Refusal> {
+    let (name, setting) = BOUND;
+    facts.extensions.get(name)?;
+    let made =
+        |entry: &&Entry| entry.kind == "EXTENSION" && entry.name == name && !left_out.contains_key(&entry.dump_id);
+    annex.entries.iter().find(made)?;
+    Some(Refusal::new(
+        "extension_bound",
+        format!("the extension \"{name}\" can only be made in the database that {setting} names, not in a new one"),
+        format!("go without it and its jobs: --leave-out extension:{name}; or restore in place, into that database"),
+    ))
 }
 
 /// Whether the target offers those that are to be made, and with what version.

@@ -259,6 +259,7 @@ impl Plan {
         refusals.append(&mut adaptation.refusals);
         refusals.extend(kinds::check(annex, facts, &adaptation.left_out));
         extensions::check(annex, facts, &adaptation.left_out, &mut refusals, &mut notes);
+        refusals.extend(extensions::bound(annex, facts, &adaptation.left_out).filter(|_| new_database));
         let mut drops = Vec::new();
         if wishes.wanted.drop_dependents && (new_database || is_opaque(annex)) {
             refusals.push(Refusal::new(

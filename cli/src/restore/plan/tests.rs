@@ -618,6 +618,25 @@ fn what_is_left_out_takes_what_is_about_it_and_never_data() {
     annex.entries[3].dependencies = vec![1];
     let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted("extension:pg_cron"));
     assert_eq!(codes(&plan), ["needed_by_data"]);
+
+    // It is for one database only; named, it goes with its jobs.
+    annex.entries[3] = Entry { dependencies: vec![1], ..entry(4, "TABLE DATA", "job") };
+    let jobs =
+        walwarden_verifier::annex::ConfigTable { schema: "app".into(), name: "job".into(), condition: String::new() };
+    annex.extensions = vec![Extension {
+        name: "pg_cron".into(),
+        version: "1.6".into(),
+        schema: "app".into(),
+        config_tables: vec![jobs],
+    }];
+    let mut facts = facts;
+    let offered = OfferedExtension { default_version: "1.6".into(), superuser_only: false };
+    facts.extensions.insert("pg_cron".into(), offered);
+    let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, adapt::Wanted::default());
+    assert_eq!(codes(&plan), ["extension_bound"]);
+    let plan = wanting(&annex, &facts, RestoreMode::NewDatabase, wanted("extension:pg_cron"));
+    assert_eq!((codes(&plan), plan.dump_ids), (vec![], vec![]));
+    assert!(codes(&wanting(&annex, &facts, RestoreMode::InPlace, adapt::Wanted::default())).is_empty());
 }
 
 #[test]
