@@ -436,6 +436,16 @@ fn a_preset_that_the_check_offers_leaves_the_platforms_workings_out() {
     });
     assert_eq!(check["preset"], preset, "{check:#}");
 
+    let neon = Live::filled(Platform::NeonLike, major);
+    let workings = "CREATE SCHEMA neon_migration; CREATE TABLE neon_migration.migration_id (id bigint)";
+    neon.server.run_sql(neon.platform.database(), workings).expect("what Neon keeps there");
+    let dsn_of_neon = neon.login.dsn(&neon.server, neon.platform.database());
+    let database = stack.add_database("on Neon", &dsn_of_neon, json!({}));
+    let check = stack.api.get(&format!("/api/v1/databases/{database}")).ok()["check"].clone();
+    let preset_of_neon = json!({ "name": "neon", "selection": { "excludeSchemas": ["neon_migration"] } });
+    assert_eq!(check["preset"], preset_of_neon, "{check:#}");
+    drop(neon);
+
     // What cannot be read is given as what to exclude, for nobody of the customer's could grant it.
     let hide = format!(
         "CREATE TABLE public.hidden (id integer); CREATE SCHEMA \"Own\"; CREATE TABLE \"Own\".t (id integer);
