@@ -266,21 +266,23 @@ fn all_that_was_passed_on_does_not_become_maintain() {
     assert!(oldest < 17 && newest >= 17, "{oldest} and {newest}");
     let (source, target) = (Postgres::start(oldest), Postgres::start(newest));
     let roles = "CREATE ROLE app; CREATE ROLE bob; CREATE ROLE alice";
-    source.run("postgres", &format!("{roles}; CREATE DATABASE source OWNER app TEMPLATE template0"));
+    source.run("postgres", &format!("{roles}; CREATE ROLE gone; CREATE DATABASE source OWNER app TEMPLATE template0"));
     target.run("postgres", roles);
     source.run(
         "source",
         "CREATE EXTENSION pg_buffercache; GRANT ALL ON pg_buffercache TO alice;
          SET ROLE app; CREATE TABLE public.t AS SELECT 1 AS a; GRANT ALL ON t TO bob WITH GRANT OPTION;
-         SET ROLE bob; GRANT ALL ON t TO alice",
+         CREATE TABLE public.u AS SELECT 1 AS a; GRANT SELECT ON u TO gone; SET ROLE bob; GRANT ALL ON t TO alice",
     );
     let backup = Backup::of(&source, "source", "-Z6");
     let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
     let output = restore(&server, &backup, &target.dsn("postgres"), "new_database", work.path())
-        .args(["--created-database", "copy", "--prove"])
+        .args(["--created-database", "copy", "--prove", "--no-create-roles"])
         .output()
         .unwrap();
     assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    // Whoever owns it can maintain it, though its rights are given anew.
+    assert_eq!(target.one("copy", "SELECT has_table_privilege('app', 'u', 'MAINTAIN')"), "t");
     let rights = "SELECT string_agg(r || ' ' || p || ' ' || has_table_privilege(r, t, p), ', ' ORDER BY t, r, p)
                     FROM unnest(ARRAY['alice', 'bob']) r, unnest(ARRAY['MAINTAIN', 'TRUNCATE']) p, unnest(ARRAY['pg_buffercache', 't']) t
                    WHERE t = 't' OR r = 'alice'";
@@ -335,6 +337,41 @@ fn default_privileges_of_the_target_change_nothing_in_place() {
             "{major}"
         );
     }
+}
+
+/// The same for a superuser, whose pg_restore passes rights on as they were passed on.
+#[test]
+fn rights_that_were_passed_on_are_no_wider_under_default_privileges() {
+    let postgres = Postgres::start(postgres::usual_major());
+    postgres.run("postgres", "CREATE ROLE own; CREATE ROLE g1; CREATE ROLE g2; CREATE ROLE g3; CREATE DATABASE source OWNER own TEMPLATE template0");
+    postgres.run(
+        "source",
+        "SET ROLE own; CREATE TABLE t1 (a int, b int); CREATE TABLE t2 (a int);
+         CREATE FUNCTION f() RETURNS int SECURITY DEFINER LANGUAGE sql AS 'SELECT 1';
+         REVOKE EXECUTE ON FUNCTION f() FROM PUBLIC; GRANT EXECUTE ON FUNCTION f() TO g2 WITH GRANT OPTION;
+         GRANT SELECT ON t2 TO g1 WITH GRANT OPTION; GRANT UPDATE (b) ON t1 TO g2 WITH GRANT OPTION;
+         RESET ROLE; SET ROLE g1; GRANT SELECT ON t2 TO g3;
+         RESET ROLE; SET ROLE g2; GRANT EXECUTE ON FUNCTION f() TO g3; GRANT UPDATE (b) ON t1 TO g3",
+    );
+    let backup = Backup::of(&postgres, "source", "-Z6");
+    let rights = "SELECT string_agg(r || ' ' || w || ' ' || h, ', ' ORDER BY r, w) FROM unnest(ARRAY['g1', 'g2', 'g3']) r,
+        LATERAL (VALUES ('t1', has_table_privilege(r, 't1', 'SELECT, UPDATE, INSERT')), ('t1.b', has_column_privilege(r, 't1', 'b', 'UPDATE')),
+            ('t2', has_table_privilege(r, 't2', 'SELECT')), ('t2+', has_table_privilege(r, 't2', 'INSERT, SELECT WITH GRANT OPTION')),
+            ('f', has_function_privilege(r, 'f()', 'EXECUTE'))) p (w, h)";
+    let before = postgres.one("source", rights);
+    postgres.run(
+        "source",
+        "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO g1, g2 WITH GRANT OPTION;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO g1, g3 WITH GRANT OPTION;
+         ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+    );
+    let (server, work) = (Server::start(&backup), tempfile::tempdir().unwrap());
+    let output = restore(&server, &backup, &postgres.dsn("source"), "in_place", work.path())
+        .args(["--confirm-destructive", "--prove"])
+        .output()
+        .unwrap();
+    assert!(output.status.success() && said(&output).contains("identical"), "{}", said(&output));
+    assert_eq!(postgres.one("source", rights), before);
 }
 
 /// A materialized view shows what its owner may see: it is filled by that one or stays empty.

@@ -156,6 +156,8 @@ fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: 
            JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' WHERE relacl IS NOT NULL
          UNION ALL SELECT n.nspname, 'COLUMN ' || c.relname || '.' || a.attname, a.attacl::text[] FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
            JOIN pg_namespace n ON n.oid = c.relnamespace WHERE attacl IS NOT NULL
+         UNION ALL SELECT n.nspname, p.proname || '(' || oidvectortypes(p.proargtypes) || ')', p.proacl::text[] FROM pg_proc p
+           JOIN pg_namespace n ON n.oid = p.pronamespace WHERE proacl IS NOT NULL AND n.nspname <> 'pg_catalog'
          UNION ALL SELECT '', 'SCHEMA public', nspacl::text[] FROM pg_namespace WHERE nspname = 'public' AND nspacl IS NOT NULL",
     );
     let acls: BTreeMap<(String, String), Vec<String>> = acls
@@ -184,7 +186,7 @@ fn describe(postgres: &Postgres, database: &str, survey: &archive::Survey, toc: 
                 name: entry.tag.clone(),
                 owner: entry.owner.clone().unwrap_or_default(),
                 dependencies: entry.dependencies.iter().map(|id| i64::from(*id)).collect(),
-                acl: ["TABLE", "SEQUENCE", "VIEW", "ACL"]
+                acl: ["TABLE", "SEQUENCE", "VIEW", "ACL", "FUNCTION", "PROCEDURE"]
                     .contains(&entry.desc.as_str())
                     .then(|| acls.get(&key).cloned())
                     .flatten(),

@@ -86,9 +86,12 @@ fn grants(fix: &Fix, rights: &Rights, object: &str, major: u32, revoke: bool) ->
     let mut statements = Vec::new();
     let role = |name: &str| if name.is_empty() { "PUBLIC".to_owned() } else { quote::ident(name) };
     if fix.column.is_none() && revoke {
-        let whole = ["", &rights.holder].into_iter().filter(|_| fix.whole);
-        for name in whole.chain(fix.take_from.iter().map(String::as_str)) {
+        for name in ["", &rights.holder].into_iter().filter(|_| fix.whole) {
             statements.push(format!("REVOKE ALL ON {kind} {object} FROM {}", role(name)));
+        }
+        for name in &fix.take_from {
+            // With what it was passed on to, which is given again by the owner.
+            statements.push(format!("REVOKE ALL ON {kind} {object} FROM {} CASCADE", role(name)));
         }
     }
     for item in &rights.items {

@@ -255,7 +255,10 @@ impl Adaptation {
                     self.refusals.push(Refusal::new(
                         "needed_by_data",
                         format!("{} needs something that would be left out", entry_name(entry)),
-                        "restore as a superuser, or into a target that has what is missing",
+                        match wanted.leave_out.is_empty() {
+                            true => "restore as a superuser, or into a target that has what is missing",
+                            false => "leave that flag out, or restore into a target that has what is missing",
+                        },
                     ));
                 }
                 self.left_out.insert(entry.dump_id, reason);

@@ -110,7 +110,9 @@ fn parts(annex: &Annex, facts: &Facts, left_out: &mut BTreeMap<i64, String>) {
             let of = |id: &i64| {
                 let Some(whole) = by_id.get(id).filter(|_| left_out.contains_key(id)) else { return false };
                 match entry.kind.as_str() {
-                    "ACL" | "COMMENT" | "INDEX" | "INDEX ATTACH" | "STATISTICS DATA" => entry.owner == whole.owner,
+                    "ACL" | "COMMENT" | "INDEX" | "STATISTICS DATA" => entry.owner == whole.owner,
+                    // Of two indexes, whosever the entry is.
+                    "INDEX ATTACH" => true,
                     _ => {
                         let rest = entry.name.strip_prefix(&whole.name).filter(|_| entry.schema == whole.schema);
                         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))

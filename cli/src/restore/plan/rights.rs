@@ -135,6 +135,10 @@ impl Adaptation {
                 false => renamed(items, &entry.owner, owner, |name| self.exists(facts, name)),
             };
             let items = if closed { vec![own_execute(owner)] } else { items };
+            let items = match column {
+                None => widening::owners_maintain(items, owner, annex, facts),
+                Some(_) => items,
+            };
             let rights = Some(Rights { holder: owner.to_owned(), items });
             self.fixes.push(Fix { column, rights, ..Fix::of(object) });
             self.replaced.insert(entry.dump_id);
@@ -189,6 +193,18 @@ impl Adaptation {
         for entry in annex.entries.iter().filter(|entry| !self.left_out.contains_key(&entry.dump_id)) {
             let Some(grantees) = wider.get(&entry.dump_id) else { continue };
             let holder = self.owner_after(entry, facts).to_owned();
+            // What was passed on goes with what it was passed on from: then all of it is given anew, by the owner.
+            let own_columns = columns.get(&entry.dump_id).into_iter().flatten();
+            let all = own_columns.clone().map(|column| &column.acl).chain([&entry.acl]);
+            let all: Vec<Item> = all.flatten().flatten().filter_map(|item| acl::parse(item)).collect();
+            let passed_on = all.iter().any(|item| item.grantor != entry.owner);
+            let others = all
+                .into_iter()
+                .map(|item| item.grantee)
+                .filter(|name| passed_on && *name != entry.owner && *name != holder && self.exists(facts, name));
+            let grantees: Vec<String> =
+                grantees.iter().cloned().chain(others).collect::<BTreeSet<String>>().into_iter().collect();
+            let grantees = &grantees;
             let of_those = |acl: &Option<Vec<String>>| {
                 let items = acl.iter().flatten().filter_map(|item| acl::parse(item)).collect();
                 let items = renamed(items, &entry.owner, &holder, |name| self.exists(facts, name));
@@ -196,8 +212,7 @@ impl Adaptation {
                 Some(Rights { holder: holder.clone(), items })
             };
             let rights = of_those(&entry.acl);
-            let own = columns.get(&entry.dump_id).into_iter().flatten();
-            let of_columns: Vec<Fix> = own
+            let of_columns: Vec<Fix> = own_columns
                 .filter_map(|column| {
                     let (object, name) = tagged(column, by_id.get(&entry.dump_id).copied())?;
                     Some(Fix { column: name, rights: of_those(&column.acl), whole: false, ..Fix::of(object) })

@@ -115,7 +115,7 @@ pub struct Found {
 pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop_dependents: bool) -> Found {
     let dropped = Dropped::of(annex, facts, left_out);
     let mut found = Found::default();
-    found.refusals.extend(torn(&dropped.torn));
+    found.refusals.extend(torn(&dropped.torn, facts));
     found.refusals.extend(elsewhere(annex, facts, left_out));
     let alone = annex.entries.iter().filter(|entry| left_out.contains_key(&entry.dump_id));
     let alone: BTreeSet<Named> = alone.filter_map(Named::of).collect();
@@ -154,15 +154,22 @@ pub fn look(annex: &Annex, facts: &Facts, left_out: &BTreeMap<i64, String>, drop
 }
 
 /// pg_restore drops a table with all of its partitions, those that are to stay among them.
-fn torn(partitions: &[&ExistingTable]) -> Vec<Refusal> {
+fn torn(partitions: &[&ExistingTable], facts: &Facts) -> Vec<Refusal> {
     let refusal = |table: &&ExistingTable| {
         let (schema, name) = table.partition_of.clone().unwrap_or_default();
         let (own, of) = (format!("{}.{}", table.schema, table.name), format!("{schema}.{name}"));
+        let parent = Named::relation(&schema, &name);
+        let keys = facts.inside.dependents.iter().filter(|key| key.kind == "foreign key" && key.on == parent);
+        let keys: Vec<String> = keys.filter_map(Dependent::drop_statement).collect();
+        let first = match keys.is_empty() {
+            true => String::new(),
+            false => format!(" (if rows are referred to, first {}, which the restore makes again)", keys.join("; ")),
+        };
         Refusal::new(
             "partition_stays",
             format!("{} stays as it is, and would be dropped as a partition of {}", shown(&own), shown(&of)),
             shown(&format!(
-                "ALTER TABLE {} DETACH PARTITION {}; the restore attaches it again if it is yours and in the backup, otherwise attach it yourself; or restore into a new database",
+                "ALTER TABLE {} DETACH PARTITION {};{first} the restore attaches it again if it is yours and in the backup, otherwise attach it yourself; or restore into a new database",
                 quote::qualified(&schema, &name),
                 quote::qualified(&table.schema, &table.name)
             )),

@@ -387,8 +387,8 @@ fn what_default_privileges_would_give_more_is_taken_away() {
     assert_eq!(
         statements,
         [
-            "REVOKE ALL ON TABLE \"app\".\"closed\" FROM \"anon\"",
-            "REVOKE ALL ON TABLE \"app\".\"half\" FROM \"anon\"",
+            "REVOKE ALL ON TABLE \"app\".\"closed\" FROM \"anon\" CASCADE",
+            "REVOKE ALL ON TABLE \"app\".\"half\" FROM \"anon\" CASCADE",
             "GRANT SELECT ON TABLE \"app\".\"half\" TO \"anon\"",
         ]
     );

@@ -155,6 +155,17 @@ impl Adaptation {
     }
 }
 
+/// Who owned a table could maintain it before there was a right to; given anew letter by letter, it is to have that right.
+pub fn owners_maintain(mut items: Vec<Item>, owner: &str, annex: &Annex, facts: &Facts) -> Vec<Item> {
+    if annex.header.server_version_num < 170_000 && facts.major() >= 17 {
+        for item in items.iter_mut().filter(|item| item.grantee == owner && has_all(item)) {
+            let passable = item.privileges[0].1;
+            item.privileges.push(('m', passable));
+        }
+    }
+    items
+}
+
 fn has_all(item: &Item) -> bool {
     [false, true]
         .into_iter()
