@@ -398,6 +398,14 @@ fn a_hostile_description_gains_nothing() {
     assert_eq!(target.one("postgres", "SELECT count(*) FROM pg_db_role_setting"), "0");
 }
 
+/// The description was refused, for that reason and before the claim.
+fn is_no_description(output: &std::process::Output, words: &str, server: &Server) {
+    let told = said(output);
+    assert_eq!((error(output).0.as_str(), output.status.code()), ("manifest_invalid", Some(3)), "{told}");
+    assert!(told.contains(words), "{words}: {told}");
+    assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+}
+
 /// What a key's holder signed is read no further than the limits, however well it packs.
 #[test]
 fn an_annex_of_a_gigabyte_of_zeros_is_refused_in_little_memory() {
@@ -416,14 +424,7 @@ fn an_annex_of_a_gigabyte_of_zeros_is_refused_in_little_memory() {
         limited.args(["-c", "ulimit -d 200000; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
         limited.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let output = limited.args(["--created-database", "copy"]).output().unwrap();
-        assert_eq!(
-            (error(&output).0.as_str(), output.status.code()),
-            ("manifest_invalid", Some(3)),
-            "{}",
-            said(&output)
-        );
-        assert!(said(&output).contains(words), "{words}: {}", said(&output));
-        assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+        is_no_description(&output, words, &server);
     }
     stage.untouched();
 }
@@ -447,14 +448,7 @@ fn an_annex_that_disagrees_with_the_archive_is_refused() {
             .args(["--created-database", "copy"])
             .output()
             .unwrap();
-        assert_eq!(
-            (error(&output).0.as_str(), output.status.code()),
-            ("manifest_invalid", Some(3)),
-            "{}",
-            said(&output)
-        );
-        assert!(said(&output).contains(words), "{words}: {}", said(&output));
-        assert_eq!(server.behaviour.claims.load(Ordering::Relaxed), 0);
+        is_no_description(&output, words, &server);
     }
     stage.untouched();
 }

@@ -15,7 +15,7 @@ pub struct Item {
 
 /// Parses an item; `None` where it is none.
 pub fn parse(text: &str) -> Option<Item> {
-    let (grantee, rest) = name(text)?;
+    let (grantee, rest) = identifier(text, ENDS)?;
     let rest = rest.strip_prefix('=')?;
     let (letters, grantor) = rest.split_once('/')?;
     let mut privileges = Vec::new();
@@ -26,13 +26,17 @@ pub fn parse(text: &str) -> Option<Item> {
             _ => return None,
         }
     }
-    let (grantor, rest) = name(grantor)?;
+    let (grantor, rest) = identifier(grantor, ENDS)?;
     rest.is_empty().then_some(Item { grantee, privileges, grantor })
 }
 
-fn name(text: &str) -> Option<(String, &str)> {
+/// What follows a name in an ACL item.
+const ENDS: [char; 2] = ['=', '/'];
+
+/// An identifier, quoted or up to one of these, and what follows it.
+pub fn identifier(text: &str, ends: [char; 2]) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(['=', '/']).unwrap_or(text.len());
+        let end = text.find(ends).unwrap_or(text.len());
         return Some((text[..end].to_owned(), &text[end..]));
     };
     let mut out = String::new();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use walwarden_contract::quote;
 use walwarden_verifier::{
     annex::{Annex, Entry},
     ids::shown,
@@ -48,8 +49,7 @@ impl Adaptation {
             if self.left_out.contains_key(&entry.dump_id) || !reads(view, &by_id, &secured) {
                 continue;
             }
-            let refresh =
-                format!("REFRESH MATERIALIZED VIEW {}", walwarden_contract::quote::qualified(&view.schema, &view.name));
+            let refresh = format!("REFRESH MATERIALIZED VIEW {}", quote::qualified(&view.schema, &view.name));
             let of_empty = entry.dependencies.iter().any(|id| empty.contains(id));
             if self.owner_after(view, facts) == view.owner && !of_empty {
                 self.replaced.insert(entry.dump_id);
@@ -131,10 +131,9 @@ impl Adaptation {
             }
             let closed = about.is_some_and(|about| self.is_adopted_definer(about, facts)) && !wanted.adopt_definers;
             let items = match closed {
-                true => Vec::new(),
+                true => vec![own_execute(owner)],
                 false => renamed(items, &entry.owner, owner, |name| self.exists(facts, name)),
             };
-            let items = if closed { vec![own_execute(owner)] } else { items };
             let items = match column {
                 None => widening::owners_maintain(items, owner, annex, facts),
                 Some(_) => items,
@@ -348,23 +347,7 @@ fn tagged(entry: &Entry, about: Option<&Entry>) -> Option<(Object, Option<String
     }
 }
 
-/// An identifier, quoted or not, and what follows it.
+/// A name in an ACL entry's own, and what follows it.
 fn unquoted(text: &str) -> Option<(String, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(['.', '(']).unwrap_or(text.len());
-        return Some((text[..end].to_owned(), &text[end..]));
-    };
-    let mut name = String::new();
-    let mut chars = quoted.char_indices();
-    while let Some((at, c)) = chars.next() {
-        if c != '"' {
-            name.push(c);
-        } else if quoted[at + 1..].starts_with('"') {
-            chars.next();
-            name.push('"');
-        } else {
-            return Some((name, &quoted[at + 1..]));
-        }
-    }
-    None
+    acl::identifier(text, ['.', '('])
 }
