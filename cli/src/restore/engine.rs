@@ -276,6 +276,8 @@ async fn end(child: &mut Child) -> Option<ExitStatus> {
 struct Words {
     /// All lines from the first complaint on: a statement may follow.
     complaints: Vec<String>,
+    /// A statement goes on that is not to be shown.
+    hidden: bool,
     /// It complained.
     complained: bool,
     /// It told of an error.
@@ -287,6 +289,9 @@ struct Words {
     /// Steps it began.
     begun: u64,
 }
+
+/// Statements whose options are what one logs in with.
+const SECRETIVE: [&str; 3] = ["CREATE USER MAPPING", "CREATE SERVER", "CREATE SUBSCRIPTION"];
 
 impl Words {
     fn take(&mut self, line: &str, meaning: &Line) {
@@ -301,6 +306,16 @@ impl Words {
             _ => {}
         }
         let complaint = matches!(meaning, Line::Complaint(_));
+        if complaint {
+            self.hidden = false;
+        } else if self.hidden {
+            return;
+        } else if SECRETIVE.iter().any(|words| line.contains(words)) {
+            // The rest of the statement follows in lines of its own.
+            self.hidden = true;
+            self.complaints.push("Command was: not shown, for its options may hold a password".to_owned());
+            return;
+        }
         if (complaint || !self.complaints.is_empty()) && self.complaints.len() < COMPLAINT_LINES {
             self.complaints.push(line.chars().take(400).collect());
         }
@@ -326,6 +341,15 @@ async fn read(stderr: impl AsyncRead + Unpin, said: mpsc::UnboundedSender<Line>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_password_in_a_statement_that_failed_is_not_said() {
+        let text = b"pg_restore: error: could not execute query: ERROR:  server \"s\" does not exist\nCommand was: CREATE USER MAPPING FOR u SERVER s OPTIONS (\n    password 'hunter2',\n    \"user\" 'u'\n);\npg_restore: error: no\nCommand was: CREATE TABLE t\n";
+        let (said, _heard) = mpsc::unbounded_channel();
+        let words = read(&text[..], said).await.unwrap();
+        let told = words.complaints.join("\n");
+        assert!(!told.contains("hunter2") && told.contains("not shown") && told.ends_with("CREATE TABLE t"), "{told}");
+    }
 
     #[test]
     fn lines_of_pg_restore() {
